@@ -1,0 +1,242 @@
+"""The decision: pod, container and what is known on this node in, one of five outcomes out.
+
+Pure: no disk, no clock, no lock. It is asked again, with more known, after what it needs has been fetched. Refusals
+come in the order in which a person would want to hear of them: what is written in the manifest first, what this node
+can't do next, what FloxHub says last.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from nri_flox.adjust import texts
+from nri_flox.adjust.decision import (
+    Adjust,
+    Decision,
+    Fetch,
+    NotReady,
+    PodTokens,
+    Refused,
+    Skipped,
+    Untouched,
+)
+from nri_flox.adjust.policy import forbidden
+from nri_flox.config import Config, OnPullError
+from nri_flox.flox.activation import NeedsShell, ScriptedPlan
+from nri_flox.flox.annotations import (
+    ENVIRONMENT,
+    ENVIRONMENT_OF,
+    Absent,
+    InvalidAnnotation,
+    PullPolicy,
+    Wish,
+    names_environment,
+    wish,
+    wishes,
+)
+from nri_flox.flox.environment import Environment, Fault, PodRecord, Standing, Want
+from nri_flox.flox.reference import Mode
+from nri_flox.flox.token import Lent, TokenMount, Unusable, choose
+from nri_flox.flox.wording import clean, quote
+from nri_flox.nri.nri_pb2 import Container, PodSandbox
+
+# What the plugin mounts lies below; a mount of the pod's own there would silently win over it, or be hidden by it.
+NIX = "/nix"
+
+# Attempts that failed for these reasons may well succeed the next time without anybody changing the pod.
+_PASSING = frozenset({Fault.UNREACHABLE, Fault.NO_SPACE})
+
+
+class Known(Protocol):
+    """What the node knows, read without waiting."""
+
+    def standing(self, want: Want) -> Standing: ...
+
+    def pod(self, sandbox_id: str) -> PodRecord | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One container that is to be created, and when it was asked for (monotonic seconds)."""
+
+    pod: PodSandbox
+    container: Container
+    arrived: float
+
+
+def decide(question: Question, known: Known, config: Config, now: float) -> Decision:
+    """What becomes of the container, as things stand at `now` (monotonic seconds)."""
+    pod, container, annotations = question.pod, question.container, question.pod.annotations
+    if refusal := _handler_refusal(pod, config):
+        return Refused(texts.about(container.name, _named(annotations, container.name), refusal))
+    try:
+        wished = wish(annotations, container.name, config.runtime.skip_containers)
+    except InvalidAnnotation as error:
+        return Refused(texts.about(container.name, _named(annotations, container.name), str(error)))
+    match wished:
+        case Absent.UNNAMED:
+            return Untouched()
+        case Absent():
+            return Skipped(wished)
+    if refusal := _refusal(pod, container, wished, config):
+        return Refused(texts.environment(container.name, wished.reference, refusal))
+    return _in_environment(question, wished, known, config, now)
+
+
+def _named(annotations: Mapping[str, str], container: str) -> str | None:
+    """What the pod names for the container, whatever it is worth."""
+    return annotations.get(ENVIRONMENT_OF + container, annotations.get(ENVIRONMENT))
+
+
+def _handler_refusal(pod: PodSandbox, config: Config) -> str | None:
+    ours = pod.runtime_handler in config.runtime.handlers
+    if ours and not names_environment(pod.annotations):
+        return (
+            f"the pod has the runtime handler {quote(pod.runtime_handler)} and names no environment; "
+            "give it the annotation flox.dev/environment, or no runtimeClassName"
+        )
+    if not ours and config.runtime.require_handler and names_environment(pod.annotations):
+        handlers = " or ".join(map(quote, config.runtime.handlers))
+        return (
+            f"the pod names an environment, and on this node only pods of the runtime handler {handlers} may; "
+            "set its runtimeClassName"
+        )
+    return None
+
+
+def _refusal(pod: PodSandbox, container: Container, wished: Wish, config: Config) -> str | None:
+    if why := forbidden(config.policy, pod.namespace, wished):
+        return f"can't be had: the policy of this node does not allow it: {clean(why)}"
+    for mount in container.mounts:
+        if "nix" not in mount.destination:
+            continue
+        place = posixpath.normpath("/" + mount.destination.lstrip("/"))
+        if place == NIX or place.startswith(NIX + "/"):
+            return (
+                f"can't be had: the pod mounts something of its own at {quote(place)}, and {NIX} is where the "
+                "environment goes; mount it elsewhere, or name the container in flox.dev/skip-containers"
+            )
+    if wished.nix_mutable:
+        return "can't be had: flox.dev/nix-mutable is not supported by this version of nri-flox"
+    if wished.skip_exec:
+        return "can't be had: flox.dev/skip-containers-exec is not supported by this version of nri-flox"
+    if wished.mode is Mode.DEV:
+        return "can't be had: flox.dev/activate-mode dev is not supported by this version of nri-flox"
+    return None
+
+
+def _in_environment(question: Question, wished: Wish, known: Known, config: Config, now: float) -> Decision:
+    container, record = question.container, known.pod(question.pod.id)
+    if record is None or record.tokens is None:
+        return NotReady(texts.pulling(container.name, wished.reference, now - question.arrived), PodTokens())
+    mounts = TokenMount(config.token.mount_path, config.token.file, config.token.kubelet_root)
+    volume = mounts.volume(record.uid, ((mount.destination, mount.source) for mount in container.mounts))
+    lent = choose(record.tokens, volume)
+    if isinstance(lent, Unusable):
+        return Refused(texts.unusable_token(container.name, wished.reference, lent))
+    want = Want(wished.reference, wished.mode, lent.credential if lent else None)
+    public = Want(wished.reference, wished.mode, None)
+    standing = known.standing(want)
+    for candidate, seen in ((want, standing), (public, known.standing(public))):
+        if environment := _usable(candidate, seen, wished, record, question.arrived, config):
+            return _activate(question, wished, candidate, environment, config)
+
+    failure = standing.failure
+    if failure is not None and failure.at >= question.arrived - config.environments.fresh_for:
+        # Later than that, the next try of the kubelet asks anew.
+        text = texts.failed(container.name, wished.reference, failure, lent, config.token.mount_path)
+        return NotReady(text, None) if failure.fault in _PASSING else Refused(text)
+    if wished.policy is PullPolicy.NEVER and standing.looked >= question.arrived - config.environments.fresh_for:
+        text = (
+            "is not on this node" if standing.environment is None else "was checked too long ago (token.proof_lifetime)"
+        )
+        text += ", and flox.dev/pull-policy is Never"
+        return Refused(texts.environment(container.name, wished.reference, text))
+    asked = question.arrived if standing.since is None else standing.since
+    return NotReady(
+        texts.pulling(container.name, wished.reference, now - asked),
+        _fetch(wished, record, config, lent),
+    )
+
+
+def foreseen(pod: PodSandbox, record: PodRecord, config: Config) -> list[Fetch]:
+    """What the containers of a pod will need, as far as its annotations and volumes tell before one is created."""
+    if _handler_refusal(pod, config) or record.tokens is None:
+        return []
+    lent = choose(record.tokens, None)
+    if isinstance(lent, Unusable):
+        return []
+    return [
+        _fetch(wished, record, config, lent)
+        for wished in wishes(pod.annotations)
+        if not forbidden(config.policy, pod.namespace, wished)
+    ]
+
+
+def _fetch(wished: Wish, record: PodRecord, config: Config, lent: Lent | None) -> Fetch:
+    return Fetch(
+        want=Want(wished.reference, wished.mode, lent.credential if lent else None),
+        lent=lent,
+        not_before=_not_before(wished, record, config),
+        local=wished.policy is PullPolicy.NEVER,
+        metrics=not _metrics_disabled(wished, config),
+    )
+
+
+def _metrics_disabled(wished: Wish, config: Config) -> bool:
+    return wished.disable_metrics or config.telemetry.disable_metrics
+
+
+def _not_before(wished: Wish, record: PodRecord, config: Config) -> float:
+    """When the check that serves the pod must have begun, at the earliest."""
+    if wished.policy is PullPolicy.ALWAYS:
+        # Shortly before the pod's own sandbox, or later. This stays true for the pod's life, so that the kubelet's
+        # retries converge.
+        return record.began - config.environments.fresh_for
+    # That the token opens the environment, or that it is public, has to be shown now and then all the same.
+    return record.began - config.token.proof_lifetime
+
+
+def _usable(
+    want: Want, standing: Standing, wished: Wish, record: PodRecord, arrived: float, config: Config
+) -> Environment | None:
+    if kept := record.kept.get(want):
+        return kept
+    environment, since = standing.environment, _not_before(wished, record, config)
+    if environment is None or standing.checked >= since:
+        return environment
+    out_of_reach = (
+        standing.failure is not None
+        and standing.failure.fault is Fault.UNREACHABLE
+        and standing.failure.at >= since
+        and config.environments.on_pull_error is OnPullError.USE_CACHED
+        and standing.checked >= arrived - config.token.proof_lifetime
+    )
+    return environment if out_of_reach else None
+
+
+def _env(container: Container) -> dict[str, str]:
+    """The container's env; the last of several entries for one name counts."""
+    try:
+        return dict([entry.split("=", 1) for entry in container.env])
+    except ValueError:  # an entry without a value, which no process can use
+        return dict([entry.split("=", 1) for entry in container.env if "=" in entry])
+
+
+def _activate(question: Question, wished: Wish, want: Want, environment: Environment, config: Config) -> Decision:
+    container = question.container
+    reason: str
+    if isinstance(environment.plan, ScriptedPlan):
+        reason = environment.plan.reason
+    else:
+        environ = environment.plan.environ(_env(container))
+        if not isinstance(environ, NeedsShell):
+            if _metrics_disabled(wished, config):
+                environ["FLOX_DISABLE_METRICS"] = "1"
+            return Adjust(want, environment, environ)
+        reason = environ.reason
+    text = f"needs a shell to be activated, which this version of nri-flox does not support: {reason}"
+    return Refused(texts.environment(container.name, want.reference, text))

@@ -1,0 +1,75 @@
+"""What can become of a container, as values.
+
+A decision says what to do and, where that isn't an adjustment, why; `Need` says what would have to be fetched before a
+container that isn't ready can be decided on again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nri_flox.flox.annotations import Absent
+from nri_flox.flox.environment import Environment, Want
+from nri_flox.flox.token import Lent
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """No environment is named for the container."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An environment is named, but the container is to be left alone."""
+
+    reason: Absent
+
+
+@dataclass(frozen=True, slots=True)
+class Adjust:
+    """The container runs in `environment`; `environ` is what its env gets beyond the environment's constants."""
+
+    want: Want
+    environment: Environment
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class PodTokens:
+    """The tokens in the pod's volumes have to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """`want` has to be realised, by a check that begins at `not_before` (monotonic seconds) or later.
+
+    With `local` only this node is looked at. `metrics` is whether the pod allows Flox its metrics.
+    """
+
+    want: Want
+    lent: Lent | None
+    not_before: float
+    local: bool
+    metrics: bool
+
+
+Need = PodTokens | Fetch
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """The container can't be created now, but trying again may do; `need` is what to fetch for that, if anything."""
+
+    text: str
+    need: Need | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The container can't be created until somebody changes something."""
+
+    text: str
+
+
+Decision = Untouched | Skipped | Adjust | NotReady | Refused
