@@ -94,9 +94,7 @@ class Nri:
 class Runtime:
     """Which pods and containers are the plugin's business."""
 
-    handlers: tuple[str, ...] = key(
-        kinds.PATTERNS, ["flox"], "Runtime handlers whose pods must name an environment."
-    )
+    handlers: tuple[str, ...] = key(kinds.PATTERNS, ["flox"], "Runtime handlers whose pods must name an environment.")
     require_handler: bool = key(
         kinds.SWITCH, False, "Refuse a pod that names an environment under any other runtime handler."
     )
@@ -143,9 +141,7 @@ class Environments:
     pull_timeout: float = key(kinds.SOME_DURATION, "10m", "A pull that takes longer has failed.")
     max_parallel_pulls: int = key(kinds.COUNT, 2, "Pulls at the same time, shared fairly between namespaces.")
     prefetch: bool = key(kinds.SWITCH, True, "Start pulling when the pod's sandbox is created.")
-    preload: tuple[Reference, ...] = key(
-        _REFERENCES, [], "Environments that are pulled at start and never evicted."
-    )
+    preload: tuple[Reference, ...] = key(_REFERENCES, [], "Environments that are pulled at start and never evicted.")
     on_pull_error: OnPullError = key(
         kinds.choice(OnPullError),
         "use-cached",
@@ -238,9 +234,7 @@ class Activation:
         ["flox/empty"],
         "Images that hold nothing and get `/tmp`, `/etc/passwd` and the like; any registry, tag or digest.",
     )
-    mutable_max_size: int = key(
-        kinds.SIZE, "10GiB", "How much a container with a writable `/nix` may write to it."
-    )
+    mutable_max_size: int = key(kinds.SIZE, "10GiB", "How much a container with a writable `/nix` may write to it.")
 
 
 @dataclass(frozen=True, slots=True)
