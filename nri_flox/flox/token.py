@@ -112,7 +112,10 @@ class TokenMount:
         this very pod's is no token mount.
         """
         pod = posixpath.join(self.kubelet_root, "pods", pod_uid)
-        places, leaf = (self.mount_path, posixpath.join(self.mount_path, self.file)), posixpath.basename(self.mount_path)
+        places, leaf = (
+            (self.mount_path, posixpath.join(self.mount_path, self.file)),
+            posixpath.basename(self.mount_path),
+        )
         for destination, source in mounts:
             # Most mounts are something else, and this is asked for each of them while the runtime waits.
             if leaf not in destination or posixpath.normpath(destination) not in places:
@@ -134,7 +137,7 @@ def choose(tokens: Tokens, volume: str | None) -> Lent | Unusable | None:
 
     A `volume` that is no secret or projected one is not among `tokens`, and is ignored.
     """
-    if volume in tokens:
+    if volume is not None and volume in tokens:
         return tokens[volume]
     lent = [token for token in tokens.values() if token is not None]
     return lent[0] if len(lent) == 1 else None

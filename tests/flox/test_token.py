@@ -1,8 +1,6 @@
 """A token is read from the pod's own volumes only, never blocks, and has no way into any text."""
 
-import copy
 import os
-import pickle
 import socket
 import time
 import uuid
@@ -50,13 +48,13 @@ def test_the_trailing_newline_is_dropped(tmp_path: Path, end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
-    ["a\nb", "a\n\n", "\na", "a\0b", "a\tb", "a\x1bb", "a\x7fb", "a\x85b", "a\u2028b", "a\u2029", "a\r\r\n"],
+    "character", ["\n", "\r", "\0", "\t", "\x1b", "\x7f", "\x85", "\N{LINE SEPARATOR}", "\N{PARAGRAPH SEPARATOR}"]
 )
-def test_control_characters_are_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("form", ["{}" + SECRET, SECRET + "{}x", SECRET + "{}x\n"])
+def test_control_characters_are_refused(tmp_path: Path, form: str, character: str) -> None:
     with pytest.raises(NoToken, match="control characters") as raised:
-        read(secret(tmp_path, content))
-    assert content.strip() not in str(raised.value)
+        read(secret(tmp_path, form.format(character)))
+    assert SECRET not in str(raised.value)
 
 
 @pytest.mark.parametrize("content", ["", "\n", "\r\n"])
@@ -175,7 +173,9 @@ def test_only_directories_are_volumes(tmp_path: Path) -> None:
     assert volumes(str(tmp_path), UID) == {}
 
 
-@pytest.mark.parametrize("uid", ["", ".", "..", "../pods", f"../pods/{UID}", f"{UID}/", "a/b", "a\0b", str(uuid.uuid4())])
+@pytest.mark.parametrize(
+    "uid", ["", ".", "..", "../pods", f"../pods/{UID}", f"{UID}/", "a/b", "a\0b", str(uuid.uuid4())]
+)
 def test_a_uid_that_is_no_directory_of_the_kubelet_has_no_volumes(tmp_path: Path, uid: str) -> None:
     secret(tmp_path)
     assert volumes(str(tmp_path), uid) == {}
@@ -264,9 +264,3 @@ def test_the_token_that_a_container_uses(
     tokens: dict[str, Lent | Unusable | None], volume: str | None, chosen: Lent | Unusable | None
 ) -> None:
     assert choose(tokens, volume) is chosen
-
-
-def test_copies_of_a_token_say_as_little() -> None:
-    assert SECRET not in repr(copy.deepcopy(Token(SECRET)))
-    with pytest.raises(TypeError):
-        pickle.dumps(Token(SECRET), protocol=0)

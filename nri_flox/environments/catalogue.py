@@ -1,0 +1,76 @@
+"""What is known on this node, in memory: where each wanted environment stands, and the pods that want them.
+
+Requests read it without waiting: a value is immutable and replaced whole, and reading a dict needs no lock. Workers
+publish here what they have finished. A request that may wait a little does so on `changed`, for any news at all.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from nri_flox.flox.environment import NOTHING, Environment, PodRecord, Standing, Want
+from nri_flox.flox.token import Tokens
+
+
+class Catalogue:
+    def __init__(self) -> None:
+        self._standings: dict[Want, Standing] = {}
+        self._pods: dict[str, PodRecord] = {}
+        # Held for an assignment only, never while anything is worked on.
+        self._lock = threading.Condition()
+        self._news = 0
+
+    def standing(self, want: Want) -> Standing:
+        return self._standings.get(want, NOTHING)
+
+    def pod(self, sandbox_id: str) -> PodRecord | None:
+        return self._pods.get(sandbox_id)
+
+    def add_pod(self, sandbox_id: str, record: PodRecord) -> None:
+        with self._lock:
+            self._pods.setdefault(sandbox_id, record)
+
+    def keep(self, sandbox_id: str, want: Want, environment: Environment) -> None:
+        """The pod runs a container in `environment`, and keeps to that one for its life."""
+        record = self._pods.get(sandbox_id)
+        if record is not None and want not in record.kept:
+            with self._lock:
+                self._pods[sandbox_id] = replace(record, kept={**record.kept, want: environment})
+
+    def adopt(self, other: Catalogue) -> None:
+        """Take over the pods of `other`, with what they keep."""
+        with self._lock:
+            self._pods = {**other._pods, **self._pods}
+
+    def drop_pod(self, sandbox_id: str) -> None:
+        with self._lock:
+            self._pods.pop(sandbox_id, None)
+
+    def publish(self, want: Want, change: Callable[[Standing], Standing]) -> None:
+        """Replace the standing of `want` by what `change` makes of it."""
+        with self._lock:
+            self._standings[want] = change(self._standings.get(want, NOTHING))
+            self._tell()
+
+    def publish_tokens(self, sandbox_id: str, tokens: Tokens) -> None:
+        with self._lock:
+            record = self._pods.get(sandbox_id)
+            if record is not None:
+                self._pods[sandbox_id] = replace(record, tokens=tokens)
+            self._tell()
+
+    @property
+    def news(self) -> int:
+        """Counts publications."""
+        return self._news
+
+    def changed(self, since: int, timeout: float) -> bool:
+        """Wait at most `timeout` seconds for a publication after the count `since`; whether there was one."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._news != since, timeout)
+
+    def _tell(self) -> None:
+        self._news += 1
+        self._lock.notify_all()

@@ -1,0 +1,229 @@
+"""The realiser turns a wanted environment into one that containers can mount, and publishes it in the catalogue.
+
+It is asked by requests, which it never keeps waiting, and works in lanes of its own: one attempt at a time for each
+Want, whoever asks for it meanwhile. An attempt asks the sources in turn for the rendered environment, takes its
+closure, lays out its view, reads it and plans its activation.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from nri_flox.environments.catalogue import Catalogue
+from nri_flox.environments.closure import NoClosure, closure
+from nri_flox.environments.lane import Lane
+from nri_flox.environments.source import Found, Missing, Source
+from nri_flox.environments.view import ViewError, lay_out
+from nri_flox.flox.activation import plan
+from nri_flox.flox.environment import NOTHING, Environment, Failure, Fault, Standing, Want
+from nri_flox.flox.rendered import RenderedError, read
+from nri_flox.flox.store import Store
+from nri_flox.flox.token import Lent
+from nri_flox.flox.wording import clean
+
+
+class Request(Protocol):
+    """What a decision says has to be fetched (`nri_flox.adjust.decision.Fetch`)."""
+
+    @property
+    def want(self) -> Want: ...
+    @property
+    def lent(self) -> Lent | None: ...
+    @property
+    def not_before(self) -> float: ...
+    @property
+    def local(self) -> bool: ...
+    @property
+    def metrics(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where Nix's things lie on this node, and where views go: `nix.store_dir`, `nix.state_dir`, `nix.view_dir`."""
+
+    store: Store
+    state_dir: str
+    view_dir: str
+
+
+@dataclass(slots=True)
+class _Attempt:
+    request: Request
+    began: float | None = None
+    again: Request | None = None  # asked for by a pod that came too late for this one
+
+
+class Reporter(Protocol):
+    """Hears of attempts, for logs and metrics."""
+
+    def attempt_began(self, want: Want) -> None: ...
+    def attempt_ended(self, want: Want, seconds: float, failure: Failure | None) -> None: ...
+
+
+class Realiser:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        sources: Sequence[Source],
+        layout: Layout,
+        reporter: Reporter,
+        *,
+        width: int,
+        on_error: Callable[[str, Exception], None],
+    ) -> None:
+        self._catalogue = catalogue
+        self._sources = sources
+        self._layout = layout
+        self._reporter = reporter
+        self._lane = Lane("realise", width, on_error)
+        # Held to look at and change `_attempts`, never while anything is worked on.
+        self._lock = threading.Lock()
+        self._attempts: dict[Want, _Attempt] = {}
+
+    def ask(self, request: Request) -> None:
+        """See to it that what `request` wants is realised. Returns at once; the catalogue tells when it is done."""
+        with self._lock:
+            attempt = self._attempts.get(request.want)
+            if attempt is None:
+                self._begin(request)
+            elif attempt.began is None:
+                attempt.request = _stricter(attempt.request, request)
+            elif attempt.began < request.not_before or (attempt.request.local and not request.local):
+                attempt.again = request if attempt.again is None else _stricter(attempt.again, request)
+
+    def close(self, timeout: float) -> None:
+        for source in self._sources:
+            source.stop()
+        self._lane.close(timeout)
+
+    def _begin(self, request: Request) -> None:
+        attempt = self._attempts[request.want] = _Attempt(request)
+        since = time.monotonic()
+        self._catalogue.publish(request.want, lambda standing: replace(standing, since=since))
+        self._lane.put(lambda: self._attempt(attempt))
+
+    def _attempt(self, attempt: _Attempt) -> None:
+        request = attempt.request
+        attempt.began = time.monotonic()
+        try:
+            self._realise(request, attempt.began)
+        except Exception as error:
+            detail = f"internal error: {type(error).__name__}"
+            self._publish_failure(request.want, Failure(Fault.BROKEN, detail, "", time.monotonic()))
+            raise
+        finally:
+            with self._lock:
+                del self._attempts[request.want]
+                again = attempt.again
+                if again is not None:
+                    self._begin(again)
+                else:
+                    self._catalogue.publish(request.want, lambda standing: replace(standing, since=None))
+
+    def _realise(self, request: Request, began: float) -> None:
+        want = request.want
+        if request.local or self._catalogue.standing(want).looked == NOTHING.looked:
+            self._look(want, request.lent)
+        if request.local or self._catalogue.standing(want).checked >= request.not_before:
+            return
+        self._reporter.attempt_began(want)
+        failure: Failure | None = None
+        try:
+            found, source = self._fetch(request)
+            environment = self._environment(want, found, source)
+        except _Failed as failed:
+            failure = failed.failure
+            self._publish_failure(want, failure)
+        else:
+            self._publish_found(want, found, environment)
+        self._reporter.attempt_ended(want, time.monotonic() - began, failure)
+
+    def _look(self, want: Want, lent: Lent | None) -> None:
+        here = self._on_this_node(want, lent)
+        looked = time.monotonic()
+
+        def seen(standing: Standing) -> Standing:
+            if here is None or here[0].checked < standing.checked:
+                return replace(standing, looked=looked)
+            found, environment = here
+            return replace(standing, looked=looked, environment=environment, checked=found.checked)
+
+        self._catalogue.publish(want, seen)
+
+    def _on_this_node(self, want: Want, lent: Lent | None) -> tuple[Found, Environment] | None:
+        for source in self._sources:
+            # What lies here and is of no use is passed over: fetching it anew will say why, or mend it.
+            with suppress(Missing, _Failed):
+                if found := source.look(want.reference, want.mode, lent):
+                    return found, self._environment(want, found, source)
+        return None
+
+    def _publish_found(self, want: Want, found: Found, environment: Environment) -> None:
+        self._catalogue.publish(
+            want,
+            lambda standing: replace(standing, environment=environment, checked=found.checked, failure=None),
+        )
+
+    def _publish_failure(self, want: Want, failure: Failure) -> None:
+        def failed(standing: Standing) -> Standing:
+            if failure.fault in (Fault.NOT_FOUND, Fault.TOKEN_REFUSED):
+                # A definite refusal ends at once what an earlier check had allowed.
+                standing = replace(standing, environment=None, checked=NOTHING.checked)
+            return replace(standing, failure=failure)
+
+        self._catalogue.publish(want, failed)
+
+    def _fetch(self, request: Request) -> tuple[Found, Source]:
+        want = request.want
+        for source in self._sources:
+            try:
+                return source.fetch(want.reference, want.mode, request.lent, metrics=request.metrics), source
+            except Missing as missing:
+                fault, place = missing.fault, source.place
+                detail = clean(str(missing))
+                if fault is not Fault.NOT_FOUND:
+                    break
+        raise _Failed(Failure(fault, detail, place, time.monotonic()))
+
+    def _environment(self, want: Want, found: Found, source: Source) -> Environment:
+        """Raises _Failed."""
+        layout, path = self._layout, found.store_path
+        reference = want.reference.at(found.generation)
+        try:
+            members = closure(layout.store, layout.state_dir, path, listed=source.closure_listed)
+            view = lay_out(layout.view_dir, layout.store, path, members)
+            known = self._catalogue.standing(want).environment
+            if known is not None and (known.store_path, known.reference) == (path, reference):
+                return known
+            return Environment(
+                reference,
+                want.mode,
+                path,
+                view,
+                plan(read(layout.store, path, members), want.mode, reference.environment),
+            )
+        except (NoClosure, ViewError, RenderedError) as error:
+            fault, detail = Fault.BROKEN, str(error)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            fault, detail = Fault.NO_SPACE if full else Fault.BROKEN, str(error)
+        raise _Failed(Failure(fault, clean(detail), source.place, time.monotonic()))
+
+
+class _Failed(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.detail)
+        self.failure = failure
+
+
+def _stricter(one: Request, other: Request) -> Request:
+    """Of two requests for the same Want, the one whose fulfilment serves both, without metrics if either asks so."""
+    if one.local != other.local:
+        return other if one.local else one
+    return other if one.metrics and not other.metrics else one

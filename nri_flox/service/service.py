@@ -1,0 +1,300 @@
+"""The running service: one handler for the runtime's requests, and what is built from the config for it to use.
+
+A request is answered from memory on the thread that reads it; whatever has to be fetched goes to workers, and the
+request may wait for them a little. Bookkeeping and logging come after the answer.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from nri_flox import __version__
+from nri_flox.adjust.decide import Question, decide, foreseen
+from nri_flox.adjust.decision import Adjust, Decision, NotReady, PodTokens, Refused, Skipped
+from nri_flox.adjust.encode import UNCHANGED, answer
+from nri_flox.config import Config, ConfigError, Log, LogLevel, load
+from nri_flox.environments.supply import StateDir, Supply
+from nri_flox.environments.view import sweep
+from nri_flox.flox.annotations import names_environment
+from nri_flox.flox.annotations import unknown as unknown_annotations
+from nri_flox.flox.environment import Failure, PodRecord, Want
+from nri_flox.flox.wording import clean
+from nri_flox.nri.nri_pb2 import Container, PodSandbox
+from nri_flox.nri.plugin import Plugin, RuntimeInfo, launch_from
+from nri_flox.service import logs, notify
+from nri_flox.service.waiting import WaitShare
+from nri_flox.ttrpc.driver import Call
+from nri_flox.ttrpc.status import Code, StatusError
+
+# What is left of a request's time for the answer itself, once waiting ends.
+_MARGIN = 0.02  # seconds
+
+# A worker in the middle of Python code keeps the interpreter for this long at most before a request gets it.
+_SWITCH_INTERVAL = 0.0005  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What a request works with: replaced whole when the config changes."""
+
+    config: Config
+    state: StateDir
+    supply: Supply
+    waits: WaitShare
+    budget: float  # seconds that one request may wait
+
+
+class Service:
+    """The NRI plugin's handler (`nri_flox.nri.plugin.Handler`), and the reporter of its workers."""
+
+    def __init__(self, config_path: str | None, *, debug: bool = False) -> None:
+        """With `debug` everything is logged, whatever the config says.
+
+        Raises ConfigError, StateDirInUse, or OSError when a directory can't be had."""
+        self._config_path = config_path
+        self._drop_in = ""
+        self._runtime: RuntimeInfo | None = None
+        # One change of the setting at a time; requests only read it.
+        self._changing = threading.Lock()
+        config = load(config_path)
+        self._debug = debug
+        self._outlet = logs.start(self._logging(config))
+        self._log = logs.get_logger()
+        state = StateDir(config.environments.state_dir)
+        self._setting = self._made(config, state)
+        sweep(config.nix.view_dir)
+
+    @property
+    def config(self) -> Config:
+        return self._setting.config
+
+    # The life of the connection.
+
+    def configure(self, runtime: RuntimeInfo, config: str) -> None:
+        self._runtime = runtime
+        if config != self._drop_in:
+            try:
+                self._change(config)
+            except (ConfigError, OSError) as error:
+                raise StatusError(Code.INVALID_ARGUMENT, str(error)) from None
+        else:
+            self._setting = replace(self._setting, budget=self._budget(self.config))
+        self._log.info(
+            "configured",
+            runtime=str(runtime.capabilities),
+            request_timeout=runtime.request_timeout,
+            wait_budget=self._setting.budget,
+        )
+
+    def registered(self) -> None:
+        self._log.info("registered")
+
+    def synchronize(self, pods: Iterable[PodSandbox], containers: Iterable[Container], more: bool) -> None:
+        for pod in pods:
+            self._meet(pod)
+        if not more:
+            self._log.info("synchronized")
+            notify.status("connected to the runtime")
+
+    def disconnected(self, reason: str) -> None:
+        self._log.warning("disconnected", reason=reason)
+        notify.status(f"not connected to the runtime: {reason}")
+
+    def shutdown(self, reason: str) -> None:
+        self._log.info("runtime_shutdown", reason=reason)
+
+    # Pods and containers.
+
+    def run_pod_sandbox(self, pod: PodSandbox) -> None:
+        if unknown := unknown_annotations(pod.annotations):
+            self._log.warning("unknown_annotation", annotations=[clean(name, 100) for name in unknown], **_of(pod))
+        self._meet(pod)
+
+    def remove_pod_sandbox(self, pod: PodSandbox) -> None:
+        self._setting.supply.catalogue.drop_pod(pod.id)
+
+    def create_container(self, pod: PodSandbox, container: Container, call: Call) -> bytes:
+        setting, question = self._setting, Question(pod, container, time.monotonic())
+        decision = self._decide(question, setting, call)
+        seconds = time.monotonic() - question.arrived
+        call.after(lambda: self._after(question, decision, setting, seconds))
+        match decision:
+            case Adjust():
+                return answer(decision)
+            case NotReady() | Refused():
+                raise StatusError(Code.FAILED_PRECONDITION, decision.text)
+        return UNCHANGED
+
+    def _meet(self, pod: PodSandbox) -> None:
+        """Remember a pod that names an environment, and begin with what it will need."""
+        if not names_environment(pod.annotations):
+            return
+        setting = self._setting
+        config, supply = setting.config, setting.supply
+        supply.catalogue.add_pod(pod.id, PodRecord(pod.uid, time.monotonic()))
+        if config.environments.prefetch:
+            supply.look_at(pod.id, pod.uid, lambda record: foreseen(pod, record, config))
+        else:
+            supply.look_at(pod.id, pod.uid)
+
+    def _decide(self, question: Question, setting: _Setting, call: Call) -> Decision:
+        """The decision, after waiting for what it needs as far as there is time."""
+        catalogue, pod = setting.supply.catalogue, question.pod
+        news, now = catalogue.news, question.arrived
+        decision = decide(question, catalogue, setting.config, now)
+        if not isinstance(decision, NotReady) or decision.need is None:
+            return decision
+        until = now + min(setting.budget, setting.waits.left(now))
+        if call.deadline is not None:
+            until = min(until, call.deadline - _MARGIN)
+        while isinstance(decision, NotReady) and decision.need is not None:
+            if isinstance(decision.need, PodTokens):
+                catalogue.add_pod(pod.id, PodRecord(pod.uid, question.arrived))
+                setting.supply.look_at(pod.id, pod.uid)
+            else:
+                setting.supply.ask(decision.need)
+            now = time.monotonic()
+            if now >= until or not catalogue.changed(news, until - now):
+                break
+            news, now = catalogue.news, time.monotonic()
+            decision = decide(question, catalogue, setting.config, now)
+        setting.waits.used(question.arrived, time.monotonic())
+        return decision
+
+    def _after(self, question: Question, decision: Decision, setting: _Setting, seconds: float) -> None:
+        """What follows an answer, once it is on its way."""
+        pod = question.pod
+        about = {**_of(pod), "container": question.container.name, "ms": round(seconds * 1000, 2)}
+        match decision:
+            case Adjust(want=want, environment=environment):
+                setting.supply.catalogue.keep(pod.id, want, environment)
+                about |= {"environment": str(want.reference), "store_path": str(environment.store_path)}
+                self._log.info("container", decision="adjusted", **about)
+            case NotReady() | Refused():
+                if setting.supply.catalogue.pod(pod.id) is not None:
+                    # Perhaps over a token that has been replaced since it was read: the next try is to see the new one.
+                    setting.supply.look_at(pod.id, pod.uid)
+                kind = "not_ready" if isinstance(decision, NotReady) else "refused"
+                self._log.warning("container", decision=kind, text=decision.text, **about)
+            case Skipped():
+                self._log.info("container", decision="skipped", reason=decision.reason.value, **about)
+            case _:
+                self._log.debug("container", decision="untouched", **about)
+
+    # What workers report.
+
+    def attempt_began(self, want: Want) -> None:
+        self._log.info("fetch_began", environment=str(want.reference), mode=want.mode)
+
+    def attempt_ended(self, want: Want, seconds: float, failure: Failure | None) -> None:
+        about = {"environment": str(want.reference), "mode": want.mode, "seconds": round(seconds, 3)}
+        if failure is None:
+            self._log.info("fetch_ended", **about)
+        else:
+            self._log.warning("fetch_failed", fault=failure.fault.name.lower(), detail=failure.detail, **about)
+
+    def failed(self, where: str, error: Exception) -> None:
+        """Something that should not happen did; the request or the worker has gone on."""
+        self._log.error("internal_error", where=where, exc_info=error)
+
+    # Config.
+
+    def reload(self) -> None:
+        """Use the config as it is now, whole; or keep the old one whole and say why."""
+        try:
+            self._change(self._drop_in)
+        except (ConfigError, OSError) as error:
+            self._log.error("reload_failed", error=str(error))
+        else:
+            self._log.info("reloaded")
+
+    def _change(self, drop_in: str) -> None:
+        with self._changing:
+            old = self._setting
+            config = load(self._config_path, drop_in)
+            if _supplied_by(config) == _supplied_by(old.config):
+                self._setting = replace(old, config=config, waits=self._waits(config), budget=self._budget(config))
+            else:
+                moved = config.environments.state_dir != old.state.path
+                self._setting = self._made(config, StateDir(config.environments.state_dir) if moved else old.state)
+                self._setting.supply.catalogue.adopt(old.supply.catalogue)
+                threading.Thread(target=_retire, args=(old, moved), daemon=True).start()
+            self._drop_in = drop_in
+            self._outlet.apply(self._logging(config))
+
+    def _made(self, config: Config, state: StateDir) -> _Setting:
+        supply = Supply(config, self, self.failed)
+        return _Setting(config, state, supply, self._waits(config), self._budget(config))
+
+    def _waits(self, config: Config) -> WaitShare:
+        return WaitShare(config.environments.wait_share)
+
+    def _budget(self, config: Config) -> float:
+        budget = config.environments.wait_budget
+        # Past half of the request's time too little would be left to other plugins.
+        return budget if self._runtime is None else min(budget, self._runtime.request_timeout / 2)
+
+    def _logging(self, config: Config) -> Log:
+        return replace(config.log, level=LogLevel.DEBUG) if self._debug else config.log
+
+    def close(self) -> None:
+        _retire(self._setting, release=True)
+
+
+def _supplied_by(config: Config) -> tuple[object, ...]:
+    """The parts of the config that a Supply is made from."""
+    return config.environments, config.flox, config.nix, config.token, config.telemetry
+
+
+def _of(pod: PodSandbox) -> dict[str, str]:
+    return {"pod": pod.name, "namespace": pod.namespace}
+
+
+def _retire(setting: _Setting, release: bool) -> None:
+    setting.supply.close()
+    if release:
+        setting.state.release()
+
+
+def run(config_path: str | None, debug: bool) -> int:
+    """Serve the runtime until a signal ends the service, or the runtime that launched it goes. The exit status.
+
+    Raises ConfigError, or OSError when what the config names can't be had.
+    """
+    # No memory of this process, which holds tokens, may end up in a file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    launch = launch_from(os.environ)
+    service = Service(config_path, debug=debug)
+    config = service.config
+    plugin = Plugin(
+        service,
+        name=launch.name if launch else config.nri.plugin_name,
+        index=launch.index if launch else config.nri.plugin_index,
+        socket_path=config.nri.socket_path,
+        connection=launch.connection if launch else None,
+        on_error=service.failed,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: plugin.stop())
+    # Reading a file has no place on the thread that serves requests, which is the one that signals interrupt.
+    signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=service.reload, daemon=True).start())
+    log = logs.get_logger()
+    log.info("started", version=__version__, config=config_path or "defaults")
+    notify.ready("not connected to the runtime yet")
+    # What lives now lives as long as the service: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    ending = plugin.run()
+    notify.stopping()
+    log.info("stopped", reason=ending.value)
+    service.close()
+    return 0
