@@ -141,7 +141,8 @@ class FloxHubSource:
                 return updated
         # The earlier one stays until the new one is whole: its links keep Nix's collector away.
         _tidy(place, known.directory if known is not None else "")
-        name = _unused(place)
+        # Never a name twice: a CLI that outlived a killed service may still be writing to the one that it was given.
+        name = f"{_PULL}{os.urandom(4).hex()}"
         directory = os.path.join(place, name)
         os.mkdir(directory, 0o700)
         self._give(directory)
@@ -245,9 +246,9 @@ class FloxHubSource:
         os.makedirs(self._root, mode=0o711, exist_ok=True)  # who uses a token is nobody else's business
         os.makedirs(self._credential(lent), exist_ok=True)
         for directory in (home, os.path.join(home, "tmp")):
-            if not os.path.isdir(directory):
+            with suppress(FileExistsError):  # another worker may be as far
                 os.mkdir(directory, 0o700)
-                self._give(directory)
+            self._give(directory)
 
     def _give(self, directory: str) -> None:
         if self._cli.user is not None:
@@ -297,18 +298,13 @@ def _forget(place: str, name: str) -> None:
         os.unlink(os.path.join(place, name))
 
 
-def _unused(place: str) -> str:
-    taken = [int(name.removeprefix(_PULL)) for name in os.listdir(place) if name.startswith(_PULL)]
-    return f"{_PULL}{max(taken, default=0) + 1}"
-
-
 def _tidy(place: str, directory: str) -> None:
     """Remove the directories of all pulls but the one in `directory`."""
     for name in os.listdir(place):
         if name.startswith(_PULL) and name != directory:
             from shutil import rmtree  # It brings in every archive format; only this needs it.
 
-            rmtree(os.path.join(place, name))
+            rmtree(os.path.join(place, name), ignore_errors=True)
 
 
 def _last_words(output: str) -> str:

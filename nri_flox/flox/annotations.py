@@ -29,6 +29,9 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 # What a pod may make the request path match; real lists have a handful.
 _MAX_PATTERNS = 128
 
+# Environments of one pod that are fetched ahead; its annotations could name thousands that no container asks for.
+_MAX_FORESEEN = 16
+
 _KNOWN = frozenset({ENVIRONMENT, SKIP, SKIP_EXEC, MODE, DISABLE_METRICS, NIX_MUTABLE, PULL_POLICY})
 
 
@@ -95,6 +98,8 @@ def wishes(annotations: Mapping[str, str]) -> list[Wish]:
     """
     found: dict[Wish, None] = {}
     for annotation, named in annotations.items():
+        if len(found) == _MAX_FORESEEN:
+            break
         if annotation == ENVIRONMENT or annotation.startswith(ENVIRONMENT_OF):
             try:
                 found[_wish(_reference(annotation, named), annotations, skip_exec=False)] = None

@@ -34,6 +34,14 @@ from nri_flox.service.waiting import WaitShare
 from nri_flox.ttrpc.driver import Call
 from nri_flox.ttrpc.status import Code, StatusError
 
+# What the config describes and this version does not do yet; who sets it is told.
+_WITHOUT_EFFECT = {
+    "environments": ("preload", "keep_unused", "gc_above", "gc_until", "min_free", "max_size", "pull_memory_max"),
+    "activation": ("scaffold_images", "mutable_max_size"),
+    "telemetry": ("sentry_dsn",),
+    "metrics": ("listen", "textfile"),
+}
+
 # What is left of a request's time for the answer itself, once waiting ends.
 _MARGIN = 0.02  # seconds
 
@@ -64,7 +72,7 @@ class Service:
         self._runtime: RuntimeInfo | None = None
         # One change of the setting at a time; requests only read it.
         self._changing = threading.Lock()
-        config = load(config_path)
+        config = _configured(config_path)
         self._debug = debug
         self._outlet = logs.start(self._logging(config))
         self._log = logs.get_logger()
@@ -219,7 +227,7 @@ class Service:
     def _change(self, drop_in: str) -> None:
         with self._changing:
             old = self._setting
-            config = load(self._config_path, drop_in)
+            config = _configured(self._config_path, drop_in)
             if _supplied_by(config) == _supplied_by(old.config):
                 self._setting = replace(old, config=config, waits=self._waits(config), budget=self._budget(config))
             else:
@@ -247,6 +255,24 @@ class Service:
 
     def close(self) -> None:
         _retire(self._setting, release=True)
+
+
+def _configured(path: str | None, drop_in: str | None = None) -> Config:
+    """The config, with what the service's own env says of metrics. Raises ConfigError."""
+    config = load(path, drop_in)
+    if os.environ.get("FLOX_DISABLE_METRICS", "").lower() in ("", "0", "false"):
+        return config
+    return replace(config, telemetry=replace(config.telemetry, disable_metrics=True))
+
+
+def _without_effect(config: Config) -> list[str]:
+    """Keys that are set and that this version does nothing with."""
+    return [
+        f"{section}.{key}"
+        for section, keys in _WITHOUT_EFFECT.items()
+        for key in keys
+        if getattr(getattr(config, section), key) != getattr(getattr(Config(), section), key)
+    ]
 
 
 def _supplied_by(config: Config) -> tuple[object, ...]:
@@ -289,6 +315,8 @@ def run(config_path: str | None, debug: bool) -> int:
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=service.reload, daemon=True).start())
     log = logs.get_logger()
     log.info("started", version=__version__, config=config_path or "defaults")
+    if keys := _without_effect(config):
+        log.warning("settings_without_effect", keys=keys)
     notify.ready("not connected to the runtime yet")
     # What lives now lives as long as the service: the collector need not look at it again.
     gc.collect()

@@ -49,16 +49,17 @@ MINE = Lent("c0ffee", Token("secret-1"), 'file "floxhub-token" of volume "mine"'
 THEIRS = Lent("dada", Token("secret-2"), 'file "floxhub-token" of volume "theirs"')
 
 
-def static(environ: dict[str, str] | None = None) -> StaticPlan:
-    """A plan that sets FLOX_ENV everywhere, and what `environ` says by the container."""
-    assert environ is None
-    return StaticPlan(
-        constants=(("FLOX_ENV", str(PATH)),), flox_env=str(PATH), path_suffixes=("bin",), assignments=(), inputs=("PATH",)
-    )
+STATIC = StaticPlan(
+    constants=(("FLOX_ENV", str(PATH)),),
+    flox_env=str(PATH),
+    path_suffixes=("bin",),
+    assignments=(),
+    inputs=("PATH",),
+)
 
 
 def environment(reference: Reference = TOOLS, plan: StaticPlan | ScriptedPlan | None = None) -> Environment:
-    return Environment(reference, Mode.RUN, PATH, "/nix/var/nri-flox/view", plan or static())
+    return Environment(reference, Mode.RUN, PATH, "/nix/var/nri-flox/view", plan or STATIC)
 
 
 @dataclass

@@ -126,6 +126,10 @@ def test_wishes_are_what_is_worth_fetching_before_any_container_exists() -> None
     assert {str(wished.reference) for wished in wishes(annotations)} == {"acme/tools", "acme/a"}
 
 
+def test_no_pod_has_thousands_of_environments_fetched() -> None:
+    assert len(wishes({f"flox.dev/environment.c{number}": f"acme/e{number}" for number in range(5000)})) == 16
+
+
 def test_wishes_of_a_pod_with_a_mode_that_does_not_exist_are_none() -> None:
     assert wishes({**TOOLS, "flox.dev/activate-mode": "walk"}) == []
 

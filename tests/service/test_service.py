@@ -107,7 +107,7 @@ def test_bystander_gets_an_empty_answer(service: Service) -> None:
 
 
 def test_refusal_is_an_error_with_the_text(service: Service) -> None:
-    with pytest.raises(StatusError, match="^FAILED_PRECONDITION: flox: .*acme/nothing.*was not found|flox: "):
+    with pytest.raises(StatusError, match="^flox: environment acme/nothing .* was not found in"):
         create(service, pod(environment="acme/nothing"))
 
 
@@ -224,3 +224,15 @@ def test_drop_in_of_the_runtime_goes_before_the_file(place: Place, service: Serv
 def test_broken_drop_in_refuses_the_configuration(service: Service) -> None:
     with pytest.raises(StatusError, match="unknwon"):
         service.configure(RUNTIME, "unknwon = 1\n")
+
+
+def test_metrics_are_off_for_all_when_the_service_runs_with_them_off(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.publish()
+    monkeypatch.setenv("FLOX_DISABLE_METRICS", "1")
+    service = Service(str(place.config))
+    try:
+        assert env(create(service, pod(environment="acme/tools")))["FLOX_DISABLE_METRICS"] == "1"
+    finally:
+        service.close()
