@@ -107,7 +107,7 @@ def test_bystander_gets_an_empty_answer(service: Service) -> None:
 
 
 def test_refusal_is_an_error_with_the_text(service: Service) -> None:
-    with pytest.raises(StatusError, match="^flox: environment acme/nothing .* was not found in"):
+    with pytest.raises(StatusError, match=r"^flox: environment acme/nothing .* was not found in"):
         create(service, pod(environment="acme/nothing"))
 
 
