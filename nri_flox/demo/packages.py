@@ -31,6 +31,7 @@ _MODULES = {"2.1": "v2.1.9", "2.2": "v2.2.9", "2.3": "v2.3.7"}
 
 _MODULE = "github.com/containerd/containerd/v2"
 _PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+_GO = ("golang-1.24-go", "golang-1.24-src")
 _TOOLS = ("runc", "busybox-static", "bash-static")
 
 # File systems that no private node uses; without them the build needs no C library.
@@ -96,10 +97,26 @@ def bash() -> Path:
     return _tool("bash-static")
 
 
-def version(program: Path) -> tuple[int, ...]:
-    """Major and minor version that containerd's program says of itself; (0,) if it says nothing of the kind."""
-    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\sv?(\d+)\.(\d+)\.", said)
+def go() -> Mapping[str, str]:
+    """An env in which `go` builds any module: the installed one, else Debian's of trixie. Raises `Unavailable`.
+
+    From 1.21 on, Go fetches the newer toolchain that a module asks for; distributions switch that off.
+    """
+    environment = {**os.environ, "GOTOOLCHAIN": "auto"}
+    installed = shutil.which("go")
+    if installed and version(Path(installed), "version") >= (1, 21):
+        return environment
+    if _distribution()["ID"] != "debian":
+        raise Unavailable("there is no go 1.21 or later on PATH")
+    kept = _kept("go", lambda made: _unpack(_GO, made, "trixie"))
+    root = next((kept / "usr/lib").glob("go-*"))
+    return {**environment, "GOROOT": str(root), "PATH": f"{root}/bin:{os.environ['PATH']}"}
+
+
+def version(program: Path, option: str = "--version") -> tuple[int, ...]:
+    """Major and minor version that a program says of itself; (0,) if it says nothing of the kind."""
+    said = subprocess.run([program, option], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\s(?:v|go)?(\d+)\.(\d+)\b", said)
     return tuple(map(int, found.groups())) if found else (0,)
 
 
@@ -207,12 +224,11 @@ def _distribution() -> Mapping[str, str]:
 
 def _build(module_version: str, into: Path) -> None:
     """Builds containerd's programs from their Go module; takes minutes on a small machine."""
-    if shutil.which("go") is None:
-        raise Unavailable(f"containerd {module_version} is built from source, and there is no go on PATH")
+    environment = go()
     into.mkdir(parents=True)
     commands = [f"{_MODULE}/cmd/{program}@{module_version}" for program in _PROGRAMS]
     build = ["go", "install", "-trimpath", "-buildvcs=false", "-tags", _BUILD_TAGS, *commands]
-    _run(build, {**os.environ, "GOBIN": str(into), "CGO_ENABLED": "0"})
+    _run(build, {**environment, "GOBIN": str(into), "CGO_ENABLED": "0"})
 
 
 def _run(command: list[str], environment: Mapping[str, str]) -> str:
