@@ -27,6 +27,10 @@ class ViewError(Exception):
     """The view can't be built here; the text says why and what would help."""
 
 
+class _Odd(Exception):
+    """A store path holds what none may; the text goes on from its name."""
+
+
 def lay_out(view_dir: str, store: Store, path: StorePath, closure: Iterable[StorePath]) -> str:
     """The directory below `view_dir` with the view of `path`, built unless it is there already.
 
@@ -40,7 +44,10 @@ def lay_out(view_dir: str, store: Store, path: StorePath, closure: Iterable[Stor
     try:
         with _opened(building) as target, _opened(store.directory) as source:
             for member in sorted(closure):
-                _link(source, target, member.name)
+                try:
+                    _link(source, target, member.name)
+                except _Odd as odd:
+                    raise ViewError(f"{member} {odd}") from None
             os.fchmod(target, 0o555)
         os.rename(building, view)
     except OSError as error:
@@ -78,7 +85,7 @@ def _link(source: int, target: int, name: str) -> None:
     mode = os.stat(name, dir_fd=source, follow_symlinks=False).st_mode
     if not stat.S_ISDIR(mode):
         if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
-            raise _odd(name)
+            raise _Odd("is neither file, directory nor symlink")
         _link_file(source, target, name)
         return
     stack = [_Level(source, target, name)]
@@ -87,7 +94,7 @@ def _link(source: int, target: int, name: str) -> None:
             level = stack[-1]
             if level.below:
                 if len(stack) == _MAX_DEPTH:
-                    raise ViewError(f"{name} in the closure has directories nested deeper than {_MAX_DEPTH} levels")
+                    raise _Odd(f"has directories nested deeper than {_MAX_DEPTH} levels")
                 stack.append(_Level(level.source, level.target, level.below.pop()))
             else:
                 level.finish()
@@ -117,7 +124,7 @@ class _Level:
                     elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                         _link_file(self.source, self.target, entry.name)
                     else:
-                        raise _odd(entry.name)
+                        raise _Odd(f"holds {entry.name!r}, which is neither file, directory nor symlink")
         except BaseException:
             self.close()
             raise
@@ -131,10 +138,6 @@ class _Level:
     def close(self) -> None:
         os.close(self.source)
         os.close(self.target)
-
-
-def _odd(name: str) -> ViewError:
-    return ViewError(f"{name!r} in the closure is neither file, directory nor symlink")
 
 
 def _link_file(source: int, target: int, name: str) -> None:

@@ -63,10 +63,12 @@ class _Setting:
 class Service:
     """The NRI plugin's handler (`nri_flox.nri.plugin.Handler`), and the reporter of its workers."""
 
-    def __init__(self, config_path: str | None, *, debug: bool = False) -> None:
+    def __init__(self, config_path: str | None, *, debug: bool = False, launched: bool = False) -> None:
         """With `debug` everything is logged, whatever the config says.
 
-        Raises ConfigError, StateDirInUse, or OSError when a directory can't be had."""
+        A service that the runtime has `launched` learns only at Configure which directories are its own. Raises
+        ConfigError, StateDirInUse, or OSError when a directory can't be had.
+        """
         self._config_path = config_path
         self._drop_in = ""
         self._runtime: RuntimeInfo | None = None
@@ -76,25 +78,29 @@ class Service:
         self._debug = debug
         self._outlet = logs.start(self._logging(config))
         self._log = logs.get_logger()
-        state = StateDir(config.environments.state_dir)
-        self._setting = self._made(config, state)
-        sweep(config.nix.view_dir)
+        self._settled = None if launched else self._made(config, None)
 
     @property
     def config(self) -> Config:
         return self._setting.config
 
+    @property
+    def _setting(self) -> _Setting:
+        # A runtime asks for nothing before Configure.
+        assert self._settled is not None
+        return self._settled
+
     # The life of the connection.
 
     def configure(self, runtime: RuntimeInfo, config: str) -> None:
         self._runtime = runtime
-        if config != self._drop_in:
+        if self._settled is None or config != self._drop_in:
             try:
                 self._change(config)
             except (ConfigError, OSError) as error:
                 raise StatusError(Code.INVALID_ARGUMENT, str(error)) from None
         else:
-            self._setting = replace(self._setting, budget=self._budget(self.config))
+            self._settled = replace(self._settled, budget=self._budget(self._settled.config))
         self._log.info(
             "configured",
             runtime=str(runtime.capabilities),
@@ -226,20 +232,34 @@ class Service:
 
     def _change(self, drop_in: str) -> None:
         with self._changing:
-            old = self._setting
+            old = self._settled
             config = _configured(self._config_path, drop_in)
-            if _supplied_by(config) == _supplied_by(old.config):
-                self._setting = replace(old, config=config, waits=self._waits(config), budget=self._budget(config))
+            if old is not None and _supplied_by(config) == _supplied_by(old.config):
+                self._settled = replace(old, config=config, waits=self._waits(config), budget=self._budget(config))
             else:
-                moved = config.environments.state_dir != old.state.path
-                self._setting = self._made(config, StateDir(config.environments.state_dir) if moved else old.state)
-                self._setting.supply.catalogue.adopt(old.supply.catalogue)
-                threading.Thread(target=_retire, args=(old, moved), daemon=True).start()
+                self._settled = new = self._made(config, old)
+                if old is not None:
+                    new.supply.catalogue.adopt(old.supply.catalogue)
+                    threading.Thread(target=_retire, args=(old, new.state is not old.state), daemon=True).start()
             self._drop_in = drop_in
             self._outlet.apply(self._logging(config))
 
-    def _made(self, config: Config, state: StateDir) -> _Setting:
-        supply = Supply(config, self, self.failed)
+    def _made(self, config: Config, old: _Setting | None) -> _Setting:
+        """What `config` makes; a state directory that `old` has already is shared with it."""
+        if old is not None and old.state.path == config.environments.state_dir:
+            state, shared = old.state, True
+        else:
+            state, shared = StateDir(config.environments.state_dir), False
+        try:
+            supply = Supply(config, self, self.failed)
+            if old is None:
+                sweep(config.nix.view_dir)
+        except BaseException:
+            if not shared:
+                state.release()
+            raise
+        if keys := _without_effect(config):
+            self._log.warning("settings_without_effect", keys=keys)
         return _Setting(config, state, supply, self._waits(config), self._budget(config))
 
     def _waits(self, config: Config) -> WaitShare:
@@ -254,7 +274,8 @@ class Service:
         return replace(config.log, level=LogLevel.DEBUG) if self._debug else config.log
 
     def close(self) -> None:
-        _retire(self._setting, release=True)
+        if self._settled is not None:
+            _retire(self._settled, release=True)
 
 
 def _configured(path: str | None, drop_in: str | None = None) -> Config:
@@ -299,24 +320,26 @@ def run(config_path: str | None, debug: bool) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.setswitchinterval(_SWITCH_INTERVAL)
     launch = launch_from(os.environ)
-    service = Service(config_path, debug=debug)
-    config = service.config
-    plugin = Plugin(
-        service,
-        name=launch.name if launch else config.nri.plugin_name,
-        index=launch.index if launch else config.nri.plugin_index,
-        socket_path=config.nri.socket_path,
-        connection=launch.connection if launch else None,
-        on_error=service.failed,
-    )
+    service = Service(config_path, debug=debug, launched=launch is not None)
+    if launch is not None:
+        plugin = Plugin(
+            service, name=launch.name, index=launch.index, connection=launch.connection, on_error=service.failed
+        )
+    else:
+        nri = service.config.nri
+        plugin = Plugin(
+            service,
+            name=nri.plugin_name,
+            index=nri.plugin_index,
+            socket_path=nri.socket_path,
+            on_error=service.failed,
+        )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: plugin.stop())
     # Reading a file has no place on the thread that serves requests, which is the one that signals interrupt.
     signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=service.reload, daemon=True).start())
     log = logs.get_logger()
     log.info("started", version=__version__, config=config_path or "defaults")
-    if keys := _without_effect(config):
-        log.warning("settings_without_effect", keys=keys)
     notify.ready("not connected to the runtime yet")
     # What lives now lives as long as the service: the collector need not look at it again.
     gc.collect()

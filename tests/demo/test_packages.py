@@ -36,6 +36,8 @@ _DPKG_DEB = """\
 #!/bin/sh
 echo unpacked >> "$STAGE/unpacked"
 mkdir -p "$3/usr/bin"
+mkdir -p "$3/usr/lib/go-1.24/bin"
+cp "$(command -v go)" "$3/usr/lib/go-1.24/bin/"
 for name in containerd runc busybox bash-static; do
   printf '#!/bin/sh\\necho "containerd example v%s.4 abc"\\n' "$(cat "$2")" > "$3/usr/bin/$name"
   chmod 755 "$3/usr/bin/$name"
@@ -43,7 +45,8 @@ done
 """
 _GO = """\
 #!/bin/sh
-echo "$@" > "$STAGE/go"
+[ "$1" != version ] || { echo "go version go$(cat "$STAGE/go-version") linux/amd64"; exit; }
+echo "$GOROOT $@" > "$STAGE/go"
 printf '#!/bin/sh\\necho built\\n' > "$GOBIN/containerd"
 """
 
@@ -58,6 +61,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (programs / name).chmod(0o755)
     (tmp_path / "index").write_text(_INDEX)
     (tmp_path / "update").write_text("0")
+    (tmp_path / "go-version").write_text("1.26.1")
     monkeypatch.setenv("STAGE", str(tmp_path))
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     monkeypatch.setenv("NRI_FLOX_CACHE", str(tmp_path / "cache"))
@@ -103,6 +107,13 @@ def test_a_release_that_the_suite_has_left_is_built_from_its_module(stage: Path)
     directory = packages.containerd("2.1")
     assert [path.name for path in directory.iterdir()] == ["containerd"], "what was unpacked in vain is still there"
     assert "github.com/containerd/containerd/v2/cmd/containerd@v2.1." in (stage / "go").read_text()
+
+
+def test_go_that_is_too_old_to_fetch_a_newer_one_gives_way(stage: Path) -> None:
+    (stage / "version").write_text("2.9")
+    (stage / "go-version").write_text("1.19.8")
+    packages.containerd("2.3")
+    assert (stage / "go").read_text().startswith(f"{stage}/cache/go/usr/lib/go-1.24 install ")
 
 
 def test_any_release_is_the_distributions_if_that_is_new_enough(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

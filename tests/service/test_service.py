@@ -221,6 +221,19 @@ def test_drop_in_of_the_runtime_goes_before_the_file(place: Place, service: Serv
         create(service, pod(environment="acme/tools"))
 
 
+def test_launched_service_touches_no_directory_before_the_runtime_has_named_it(place: Place) -> None:
+    place.publish()
+    service = Service(str(place.config), launched=True)
+    try:
+        assert not (place.root / "state").exists()
+        service.configure(RUNTIME, f'[environments]\nstate_dir = "{place.root}/own"\n')
+        assert create(service, pod(environment="acme/tools")).adjust.mounts
+        assert (place.root / "own").is_dir()
+        assert not (place.root / "state").exists()
+    finally:
+        service.close()
+
+
 def test_broken_drop_in_refuses_the_configuration(service: Service) -> None:
     with pytest.raises(StatusError, match="unknwon"):
         service.configure(RUNTIME, "unknwon = 1\n")
