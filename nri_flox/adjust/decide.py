@@ -10,6 +10,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from nri_flox.adjust import texts
@@ -25,7 +26,7 @@ from nri_flox.adjust.decision import (
 )
 from nri_flox.adjust.policy import forbidden
 from nri_flox.config import Config, OnPullError
-from nri_flox.flox.activation import NeedsShell, ScriptedPlan
+from nri_flox.flox.activation import NeedsShell, StaticPlan
 from nri_flox.flox.annotations import (
     ENVIRONMENT,
     ENVIRONMENT_OF,
@@ -45,6 +46,9 @@ from nri_flox.nri.nri_pb2 import Container, PodSandbox
 
 # What the plugin mounts lies below; a mount of the pod's own there would silently win over it, or be hidden by it.
 NIX = "/nix"
+
+# Characters of env.
+_LONGEST_REMEMBERED = 16 * 1024
 
 # Attempts that failed for these reasons may well succeed the next time without anybody changing the pod.
 _PASSING = frozenset({Fault.UNREACHABLE, Fault.NO_SPACE})
@@ -218,25 +222,42 @@ def _usable(
     return environment if out_of_reach else None
 
 
-def _env(container: Container) -> dict[str, str]:
-    """The container's env; the last of several entries for one name counts."""
-    try:
-        return dict([entry.split("=", 1) for entry in container.env])
-    except ValueError:  # an entry without a value, which no process can use
-        return dict([entry.split("=", 1) for entry in container.env if "=" in entry])
-
-
 def _activate(question: Question, wished: Wish, want: Want, environment: Environment, config: Config) -> Decision:
-    container = question.container
-    reason: str
-    if isinstance(environment.plan, ScriptedPlan):
-        reason = environment.plan.reason
+    container, plan = question.container, environment.plan
+    if isinstance(plan, StaticPlan):
+        env = _of_interest(container, plan.inputs)
+        # Replicas are alike in what the plan looks at, so most answers are there already. What a pod can make us
+        # remember is bounded.
+        adjust = _adjust if sum([len(value) for value in env if value]) < _LONGEST_REMEMBERED else _adjust.__wrapped__
+        decision = adjust(want, environment, env, _metrics_disabled(wished, config))
+        if isinstance(decision, Adjust):
+            return decision
+        reason = decision.reason
     else:
-        environ = environment.plan.environ(_env(container))
-        if not isinstance(environ, NeedsShell):
-            if _metrics_disabled(wished, config):
-                environ["FLOX_DISABLE_METRICS"] = "1"
-            return Adjust(want, environment, environ)
-        reason = environ.reason
+        reason = plan.reason
     text = f"needs a shell to be activated, which this version of nri-flox does not support: {reason}"
     return Refused(texts.environment(container.name, want.reference, text))
+
+
+def _of_interest(container: Container, names: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The container's values for `names`; the last of several entries for one name counts."""
+    found: dict[str, str | None] = dict.fromkeys(names)
+    for entry in container.env:
+        name, equals, value = entry.partition("=")
+        if equals and name in found:
+            found[name] = value
+    return tuple(found.values())
+
+
+@lru_cache(maxsize=256)
+def _adjust(
+    want: Want, environment: Environment, env: tuple[str | None, ...], metrics_disabled: bool
+) -> Adjust | NeedsShell:
+    plan = environment.plan
+    assert isinstance(plan, StaticPlan)
+    environ = plan.environ({name: value for name, value in zip(plan.inputs, env, strict=True) if value is not None})
+    if isinstance(environ, NeedsShell):
+        return environ
+    if metrics_disabled:
+        environ["FLOX_DISABLE_METRICS"] = "1"
+    return Adjust(want, environment, environ)

@@ -26,9 +26,12 @@ class Skipped:
     reason: Absent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Adjust:
-    """The container runs in `environment`; `environ` is what its env gets beyond the environment's constants."""
+    """The container runs in `environment`; `environ` is what its env gets beyond the environment's constants.
+
+    Compared by identity: containers that are alike share one, and with it the bytes that say it.
+    """
 
     want: Want
     environment: Environment

@@ -25,6 +25,7 @@ STORE = "/nix/store"
 UNCHANGED = b""
 
 
+@lru_cache(maxsize=256)
 def answer(decision: Adjust) -> bytes:
     """The serialised CreateContainerResponse for an adjusted container."""
     environ = [KeyValue(key=name, value=value) for name, value in decision.environ.items()]

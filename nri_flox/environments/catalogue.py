@@ -54,6 +54,18 @@ class Catalogue:
             self._standings[want] = change(self._standings.get(want, NOTHING))
             self._tell()
 
+    def refuse(self, want: Want, *, everywhere: bool) -> None:
+        """Take away what an earlier check had allowed; `everywhere` in all generations and modes, for its credential.
+
+        What pods run in already, they keep.
+        """
+        with self._lock:
+            for other, standing in self._standings.items():
+                same = (other.reference.environment, other.credential) == (want.reference.environment, want.credential)
+                if other == want or (everywhere and same):
+                    self._standings[other] = replace(standing, environment=None, checked=NOTHING.checked)
+            self._tell()
+
     def publish_tokens(self, sandbox_id: str, tokens: Tokens) -> None:
         with self._lock:
             record = self._pods.get(sandbox_id)

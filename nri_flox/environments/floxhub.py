@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from nri_flox.environments.command import Commands, Ended, identity
-from nri_flox.environments.source import Found, Missing
+from nri_flox.environments.source import REFUSALS, Found, Missing, ends_all
 from nri_flox.flox.environment import Fault
 from nri_flox.flox.reference import Mode, Reference
 from nri_flox.flox.store import Store, StorePath
@@ -28,6 +28,7 @@ _RECORD = "pulled.json"
 _RECORD_VERSION = 1
 _UNSOUND = "unsound"  # stands beside the record while the directory that it names can't be relied on
 _PULL = "pull-"
+_SCRATCH = "scratch-"
 _MAX_RECORD = 64 * 1024  # bytes
 # So much of a token, or a token shorter than that, is not to be seen in any text.
 _TELLING = 12  # characters
@@ -92,6 +93,7 @@ class FloxHubSource:
         self._cli = cli
         self._wall_clock = wall_clock
         self._commands = Commands()
+        self._sweep()
 
     def stop(self) -> None:
         self._commands.stop()
@@ -123,8 +125,10 @@ class FloxHubSource:
             _forget(place, _UNSOUND)
             _tidy(place, record.directory)
         except Missing as missing:
-            if missing.fault in (Fault.NOT_FOUND, Fault.TOKEN_REFUSED):
-                _forget(place, _RECORD)
+            if missing.fault in REFUSALS:
+                everywhere = ends_all(missing.fault, reference)
+                for generation in os.listdir(os.path.dirname(place)) if everywhere else [os.path.basename(place)]:
+                    _forget(os.path.join(os.path.dirname(place), generation), _RECORD)
             raise
         except OSError as error:
             if error.errno in _FULL:
@@ -176,13 +180,24 @@ class FloxHubSource:
 
     def _flox(self, arguments: list[str], lent: Lent | None, *, metrics: bool) -> Ended:
         home = self._home(lent)
+        # The CLI writes the token into a file for Nix, and takes it away only when it ends by itself.
+        scratch = os.path.join(home, f"{_SCRATCH}{os.urandom(4).hex()}")
+        os.mkdir(scratch, 0o700)
+        try:
+            self._give(scratch)
+            return self._run(arguments, home, scratch, lent, metrics=metrics)
+        finally:
+            _remove(scratch)
+
+    def _run(self, arguments: list[str], home: str, scratch: str, lent: Lent | None, *, metrics: bool) -> Ended:
         env = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
         env.setdefault("PATH", _PATH)
         env |= {
             "HOME": home,
-            "TMPDIR": os.path.join(home, "tmp"),
+            "TMPDIR": scratch,
             **{f"XDG_{kind}_HOME": os.path.join(home, kind.lower()) for kind in _XDG},
             **{f"FLOX_{kind}_DIR": os.path.join(home, kind.lower(), "flox") for kind in _XDG},
+            "FLOX_CACHE_DIR": scratch,
         }
         env |= self._cli.environment
         if not metrics:
@@ -245,10 +260,17 @@ class FloxHubSource:
         home = self._home(lent)
         os.makedirs(self._root, mode=0o711, exist_ok=True)  # who uses a token is nobody else's business
         os.makedirs(self._credential(lent), exist_ok=True)
-        for directory in (home, os.path.join(home, "tmp")):
-            with suppress(FileExistsError):  # another worker may be as far
-                os.mkdir(directory, 0o700)
-            self._give(directory)
+        with suppress(FileExistsError):  # another worker may be as far
+            os.mkdir(home, 0o700)
+        self._give(home)
+
+    def _sweep(self) -> None:
+        """Remove what the CLIs of a service that was killed had for the moment."""
+        for credential in os.listdir(self._root) if os.path.isdir(self._root) else ():
+            home = os.path.join(self._root, credential, "home")
+            for name in os.listdir(home) if os.path.isdir(home) else ():
+                if name.startswith(_SCRATCH):
+                    _remove(os.path.join(home, name))
 
     def _give(self, directory: str) -> None:
         if self._cli.user is not None:
@@ -302,9 +324,14 @@ def _tidy(place: str, directory: str) -> None:
     """Remove the directories of all pulls but the one in `directory`."""
     for name in os.listdir(place):
         if name.startswith(_PULL) and name != directory:
-            from shutil import rmtree  # It brings in every archive format; only this needs it.
+            _remove(os.path.join(place, name))
 
-            rmtree(os.path.join(place, name), ignore_errors=True)
+
+def _remove(directory: str) -> None:
+    """As far as possible: the CLI of a killed service may still write to it, and the rest goes the next time."""
+    from shutil import rmtree  # It brings in every archive format; only this needs it.
+
+    rmtree(directory, ignore_errors=True)
 
 
 def _last_words(output: str) -> str:

@@ -41,3 +41,5 @@ class Lane:
                 work()
             except Exception as error:  # A worker outlives whatever one piece of work runs into.
                 self._on_error(self._name, error)
+            # What the work refers to, a pod's message among megabytes of its like, must not wait for the next.
+            del work

@@ -18,7 +18,7 @@ from typing import Protocol
 from nri_flox.environments.catalogue import Catalogue
 from nri_flox.environments.closure import NoClosure, closure
 from nri_flox.environments.lane import Lane
-from nri_flox.environments.source import Found, Missing, Source
+from nri_flox.environments.source import REFUSALS, Found, Missing, Source, ends_all
 from nri_flox.environments.view import ViewError, lay_out
 from nri_flox.flox.activation import plan
 from nri_flox.flox.environment import NOTHING, Environment, Failure, Fault, Standing, Want
@@ -171,13 +171,9 @@ class Realiser:
         )
 
     def _publish_failure(self, want: Want, failure: Failure) -> None:
-        def failed(standing: Standing) -> Standing:
-            if failure.fault in (Fault.NOT_FOUND, Fault.TOKEN_REFUSED):
-                # A definite refusal ends at once what an earlier check had allowed.
-                standing = replace(standing, environment=None, checked=NOTHING.checked)
-            return replace(standing, failure=failure)
-
-        self._catalogue.publish(want, failed)
+        if failure.fault in REFUSALS:
+            self._catalogue.refuse(want, everywhere=ends_all(failure.fault, want.reference))
+        self._catalogue.publish(want, lambda standing: replace(standing, failure=failure))
 
     def _fetch(self, request: Request) -> tuple[Found, Source]:
         want = request.want

@@ -36,6 +36,18 @@ class Missing(Exception):
         self.fault = fault
 
 
+# Definite answers: what an earlier check had allowed ends with them.
+REFUSALS = (Fault.NOT_FOUND, Fault.TOKEN_REFUSED)
+
+
+def ends_all(fault: Fault, reference: Reference) -> bool:
+    """Whether a refusal of `reference` is one of its environment in every generation.
+
+    Not where only the generation may be missing.
+    """
+    return fault is Fault.TOKEN_REFUSED or not reference.pinned
+
+
 class Source(Protocol):
     @property
     def place(self) -> str:

@@ -11,12 +11,12 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from queue import SimpleQueue
-from time import time
+from time import sleep, time
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +27,10 @@ QUEUE_LENGTH = 2048
 # Longest text of one value, in characters.
 LONGEST_VALUE = 2048
 LONGEST_TRACEBACK = 16384
+
+# How long events gather before they are written. Requests come in bursts, and rendering the last one's event would
+# fight the next for the interpreter.
+_GATHER = 0.02  # seconds
 
 
 @contextmanager
@@ -64,7 +68,7 @@ class Outlet:
     def __init__(self, settings: Log, descriptor: int) -> None:
         self._descriptor = descriptor
         self._journal = _is_journal(descriptor)
-        self._queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._queue: SimpleQueue[dict[str, Any] | Callable[[], None] | None] = SimpleQueue()
         self._lost = 0
         self._lost_lock = threading.Lock()
         self.apply(settings)
@@ -83,7 +87,7 @@ class Outlet:
             logger_factory=lambda *_: self,
         )
 
-    def submit(self, event: dict[str, Any]) -> None:
+    def submit(self, event: dict[str, Any] | Callable[[], None]) -> None:
         """Take an event for writing. Never blocks, never fails."""
         if self._queue.qsize() < QUEUE_LENGTH:
             self._queue.put(event)
@@ -94,14 +98,24 @@ class Outlet:
     # What structlog calls, by level.
     debug = info = warning = error = critical = submit
 
+    def later(self, tell: Callable[[], None]) -> None:
+        """Call `tell`, which logs, on the thread that writes: for who has no time now. Never blocks, never fails."""
+        self.submit(tell)
+
     def close(self, timeout: float = 2.0) -> None:
         """Write what is left, for at most `timeout` seconds. Later events are lost."""
         self._queue.put(None)
         self._thread.join(timeout)
 
     def _write_all(self) -> None:
-        while (event := self._queue.get()) is not None:
-            self._write(event)
+        while (item := self._queue.get()) is not None:
+            if self._queue.empty():
+                sleep(_GATHER)
+            if callable(item):
+                item()
+            else:
+                self._write(item)
+            del item  # it may refer to a message of megabytes, and the next one can be long in coming
             self._report_lost()
         self._report_lost()
 

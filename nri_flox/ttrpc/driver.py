@@ -160,13 +160,7 @@ class Driver:
         try:
             while data := receive(_READ_SIZE):
                 for connection_id, payload in demultiplexer.receive_data(data):
-                    if (served := self._servers.get(connection_id)) is not None:
-                        server, services = served
-                        for event in server.receive_data(payload):
-                            self._answer(connection_id, server, services, event)
-                    elif (client := self._clients.get(connection_id)) is not None:
-                        client.receive_data(payload)
-                    # Bytes for a connection that nobody opened are dropped, as Go's multiplexer does.
+                    self._receive(connection_id, payload)
         except RemoteProtocolError as error:
             return End(Cause.FAULT, f"the peer broke the protocol: {error}")
         except OSError as error:
@@ -177,6 +171,16 @@ class Driver:
             return End(Cause.STOPPED, "stopped")
         inside = demultiplexer.mid_frame or any(server.mid_message for server, _ in self._servers.values())
         return End(Cause.CLOSED, "the peer closed the connection" + " inside a message" * inside)
+
+    def _receive(self, connection_id: int, payload: bytes) -> None:
+        # A function of its own, so that no request of megabytes stays in a variable until the next comes.
+        if (served := self._servers.get(connection_id)) is not None:
+            server, services = served
+            for event in server.receive_data(payload):
+                self._answer(connection_id, server, services, event)
+        elif (client := self._clients.get(connection_id)) is not None:
+            client.receive_data(payload)
+        # Bytes for a connection that nobody opened are dropped, as Go's multiplexer does.
 
     def _answer(
         self,
@@ -211,22 +215,24 @@ class Driver:
             text = f"internal error: {type(error).__name__}"
             writes = server.send_error(event.stream_id, Code.INTERNAL, text)
         late = monotonic() - deadline if deadline is not None else 0.0
-        where = f"{event.service}/{event.method}"
         try:
             self.write(connection_id, writes)
         finally:  # a peer that has waited too long has often closed the connection
             if late > 0:
-                self._on_error(where, LateAnswerError(f"answered {late:.3f} s too late"))
+                self._on_error(_where(event), LateAnswerError(f"answered {late:.3f} s too late"))
             if failure is not None:
-                self._on_error(where, failure)
+                self._on_error(_where(event), failure)
         try:
             call.run_afterwards()
         except Exception as error:
-            self._on_error(where, error)
+            self._on_error(_where(event), error)
 
     def write(self, connection_id: int, writes: list[bytes]) -> None:
         """Write to a connection, from its client. Raises OSError when the socket takes nothing more."""
-        data = b"".join([frame(connection_id, write) for write in writes])
+        first, *more = writes
+        data = frame(connection_id, first)
+        if more:
+            data += b"".join([frame(connection_id, write) for write in more])
         with self._send_lock:
             try:
                 self._socket.sendall(data)
@@ -315,6 +321,10 @@ class Client:
             pending, self._pending = self._pending, {}
         for done in pending.values():
             done(ConnectionLostError(reason))
+
+
+def _where(request: Request) -> str:
+    return f"{request.service}/{request.method}"
 
 
 def _outcome(response: Response) -> bytes | StatusError:

@@ -5,11 +5,11 @@ opening, closing or flow control; a stream exists when both sides have agreed on
 of the format: github.com/containerd/nri, pkg/net/multiplex.
 """
 
-from collections.abc import Iterator
 from struct import Struct
 
 _HEADER = Struct(">II")
 _pack_header = _HEADER.pack
+_unpack_header = _HEADER.unpack_from
 
 MAX_PAYLOAD = 10 + (4 << 20)
 """Most bytes of one frame: the largest ttrpc message with its header, as in Go's multiplexer."""
@@ -33,28 +33,32 @@ class Demultiplexer:
         self._connection_id = 0
         self._remaining = 0  # bytes of the current frame still to come
 
-    def receive_data(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Yield (connection id, bytes) in order. Bytes are passed on as they come, without waiting for a
-        frame's end.
-
-        The iterator must be exhausted before the next call.
+    def receive_data(self, data: bytes) -> list[tuple[int, bytes]]:
+        """Return (connection id, bytes) in order. Bytes are passed on as they come, without waiting for a frame's
+        end; what came together for one connection is in one piece.
         """
         if self._header:
             data = self._header + data
             self._header = b""
-        position, end = 0, len(data)
+        pieces: list[tuple[int, bytes]] = []
+        position, end, remaining = 0, len(data), self._remaining
         while position < end:
-            if not self._remaining:
+            if not remaining:
                 if end - position < 8:
                     self._header = data[position:]
-                    return
-                self._connection_id, self._remaining = _HEADER.unpack_from(data, position)
+                    break
+                self._connection_id, remaining = _unpack_header(data, position)
                 position += 8
                 continue
-            taken = min(self._remaining, end - position)
-            self._remaining -= taken
-            yield self._connection_id, data[position : position + taken]
-            position += taken
+            piece = data[position : position + remaining]
+            position += len(piece)
+            remaining -= len(piece)
+            if pieces and pieces[-1][0] == self._connection_id:
+                # Go's side cuts a message of more than 4096 bytes.
+                piece = pieces.pop()[1] + piece
+            pieces.append((self._connection_id, piece))
+        self._remaining = remaining
+        return pieces
 
     @property
     def mid_frame(self) -> bool:
