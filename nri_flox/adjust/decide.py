@@ -149,10 +149,13 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
             return _activate(question, wished, candidate, environment, config)
 
     failure = standing.failure
-    if failure is not None and failure.at >= question.arrived - config.environments.fresh_for:
-        # Later than that, the next try of the kubelet asks anew.
-        text = texts.failed(container.name, wished.reference, failure, lent, config.token.mount_path)
-        return NotReady(text, None) if failure.fault in _PASSING else Refused(text)
+    why: str | None = None
+    if failure is not None:
+        why = texts.why(failure, lent, config.token.mount_path, here=standing.environment is not None)
+        # Later than this, the next try of the kubelet asks anew.
+        if failure.at >= question.arrived - config.environments.fresh_for:
+            text = texts.environment(container.name, wished.reference, why)
+            return NotReady(text, None) if failure.fault in _PASSING else Refused(text)
     if wished.policy is PullPolicy.NEVER and standing.looked >= question.arrived - config.environments.fresh_for:
         text = (
             "is not on this node" if standing.environment is None else "was checked too long ago (token.proof_lifetime)"
@@ -161,7 +164,7 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
         return Refused(texts.environment(container.name, wished.reference, text))
     asked = question.arrived if standing.since is None else standing.since
     return NotReady(
-        texts.pulling(container.name, wished.reference, now - asked),
+        texts.pulling(container.name, wished.reference, now - asked, why),
         _fetch(wished, record, config, lent),
     )
 

@@ -21,10 +21,12 @@ def environment(container: str, reference: Reference, text: str) -> str:
     return f"flox: environment {reference} for container {quote(container)} {text}"
 
 
-def pulling(container: str, reference: Reference, seconds: float) -> str:
+def pulling(container: str, reference: Reference, seconds: float, before: str | None = None) -> str:
+    """`before` is why the attempt before this one failed (`why`)."""
+    last = f"; the attempt before failed: it {before}" if before else ""
     waited = duration(seconds)
     return environment(
-        container, reference, f"is being pulled (for {waited} so far); the container is created when it is here"
+        container, reference, f"is being pulled (for {waited} so far); the container is created when it is here{last}"
     )
 
 
@@ -32,29 +34,30 @@ def unusable_token(container: str, reference: Reference, token: Unusable) -> str
     return environment(container, reference, f"can't be had with the token in {token.origin}: {token.reason}")
 
 
-def failed(container: str, reference: Reference, failure: Failure, lent: Lent | None, mount_path: str) -> str:
+def why(failure: Failure, lent: Lent | None, mount_path: str, *, here: bool) -> str:
+    """What an environment is or does that keeps it from containers; `here`: a generation is on the node."""
     match failure.fault:
         case Fault.NOT_FOUND if lent is None:
-            text = (
+            return (
                 f"was not found {failure.place}; check its name; a private environment needs a token, "
                 f"in a secret that the pod mounts at {mount_path}"
             )
         case Fault.NOT_FOUND:
-            text = (
+            return (
                 f"was not found {failure.place}; check its name; a private environment needs a token, and the one "
                 f"in {_origin(lent)} did not open it"
             )
         case Fault.TOKEN_REFUSED:
-            text = f"can't be had: FloxHub refused the token in {_origin(lent)}; renew it with `flox auth token`"
+            return f"can't be had: FloxHub refused the token in {_origin(lent)}; renew it with `flox auth token`"
         case Fault.UNREACHABLE:
-            text = f"is not on this node, and FloxHub could not be reached: {failure.detail}"
+            lacking = "can't be checked" if here else "is not on this node"
+            return f"{lacking}, and FloxHub could not be reached: {failure.detail}"
         case Fault.NO_SPACE:
-            text = f"can't be had: there is no space left on this node ({failure.detail})"
+            return f"can't be had: there is no space left on this node ({failure.detail})"
         case Fault.UNSUPPORTED_SYSTEM:
-            text = f"does not support {failure.detail}, the system of this node"
+            return f"does not support {failure.detail}, the system of this node"
         case Fault.BROKEN:
-            text = f"can't be used: {failure.detail}"
-    return environment(container, reference, text)
+            return f"can't be used: {failure.detail}"
 
 
 def _origin(lent: Lent | None) -> str:

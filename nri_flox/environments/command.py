@@ -35,6 +35,10 @@ class Commands:
     def stop(self) -> None:
         os.write(self._stop, b"\0")
 
+    def __del__(self) -> None:
+        os.close(self._stopping)
+        os.close(self._stop)
+
     def run(
         self, command: Sequence[str], env: Mapping[str, str], *, cwd: str, user: str | None, timeout: float
     ) -> Ended:

@@ -20,6 +20,7 @@ _MAX_LINKS = 40  # as the kernel follows
 
 
 class DirectorySource:
+    is_local = True
     closure_listed = True
 
     def __init__(self, directory: str, store: Store) -> None:

@@ -85,6 +85,7 @@ class Cli:
 
 class FloxHubSource:
     place = "on FloxHub"
+    is_local = False
     closure_listed = False
 
     def __init__(self, state_dir: str, store: Store, cli: Cli, *, wall_clock: Callable[[], float] = time.time) -> None:

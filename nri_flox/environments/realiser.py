@@ -59,6 +59,10 @@ class _Attempt:
     again: Request | None = None  # asked for by a pod that came too late for this one
 
 
+# Threads that look at what lies on this node and lay out its views.
+_LOOKS = 2
+
+
 class Reporter(Protocol):
     """Hears of attempts, for logs and metrics."""
 
@@ -79,9 +83,12 @@ class Realiser:
     ) -> None:
         self._catalogue = catalogue
         self._sources = sources
+        self._all_local = all(source.is_local for source in sources)
         self._layout = layout
         self._reporter = reporter
-        self._lane = Lane("realise", width, on_error)
+        # What this node knows by itself must not wait for pulls, which can take minutes and hang.
+        self._looks = Lane("look", _LOOKS, on_error)
+        self._pulls = Lane("pull", width, on_error)
         # Held to look at and change `_attempts`, never while anything is worked on.
         self._lock = threading.Lock()
         self._attempts: dict[Want, _Attempt] = {}
@@ -100,38 +107,57 @@ class Realiser:
     def close(self, timeout: float) -> None:
         for source in self._sources:
             source.stop()
-        self._lane.close(timeout)
+        self._looks.close(timeout)
+        self._pulls.close(timeout)
 
     def _begin(self, request: Request) -> None:
         attempt = self._attempts[request.want] = _Attempt(request)
         since = time.monotonic()
         self._catalogue.publish(request.want, lambda standing: replace(standing, since=since))
-        self._lane.put(lambda: self._attempt(attempt))
+        self._looks.put(lambda: self._attempt(attempt, self._look_first))
 
-    def _attempt(self, attempt: _Attempt) -> None:
-        request = attempt.request
+    def _attempt(self, attempt: _Attempt, stage: Callable[[_Attempt], bool]) -> None:
+        """One stage of an attempt, which says whether it was the last."""
         attempt.began = time.monotonic()
+        last = True
         try:
-            self._realise(request, attempt.began)
+            last = stage(attempt)
         except Exception as error:
             detail = f"internal error: {type(error).__name__}"
-            self._publish_failure(request.want, Failure(Fault.BROKEN, detail, "", time.monotonic()))
+            self._publish_failure(attempt.request.want, Failure(Fault.BROKEN, detail, "", time.monotonic()))
             raise
         finally:
-            with self._lock:
-                del self._attempts[request.want]
-                again = attempt.again
-                if again is not None:
-                    self._begin(again)
-                else:
-                    self._catalogue.publish(request.want, lambda standing: replace(standing, since=None))
+            if last:
+                self._end(attempt)
 
-    def _realise(self, request: Request, began: float) -> None:
+    def _end(self, attempt: _Attempt) -> None:
+        want = attempt.request.want
+        with self._lock:
+            del self._attempts[want]
+            if attempt.again is not None:
+                self._begin(attempt.again)
+            else:
+                self._catalogue.publish(want, lambda standing: replace(standing, since=None))
+
+    def _look_first(self, attempt: _Attempt) -> bool:
+        request = attempt.request
         want = request.want
-        if request.local or self._catalogue.standing(want).looked == NOTHING.looked:
+        if request.local or self._all_local or self._catalogue.standing(want).looked == NOTHING.looked:
             self._look(want, request.lent)
-        if request.local or self._catalogue.standing(want).checked >= request.not_before:
-            return
+        with self._lock:
+            request = attempt.request
+            if request.local or self._catalogue.standing(want).checked >= request.not_before:
+                return True
+            attempt.began = None  # queued once more: what is asked for meanwhile joins it
+        self._pulls.put(lambda: self._attempt(attempt, self._fetch_then))
+        return False
+
+    def _fetch_then(self, attempt: _Attempt) -> bool:
+        request = attempt.request
+        want = request.want
+        if self._catalogue.standing(want).checked >= request.not_before:
+            return True
+        began = time.monotonic()
         self._reporter.attempt_began(want)
         failure: Failure | None = None
         try:
@@ -143,6 +169,7 @@ class Realiser:
         else:
             self._publish_found(want, found, environment)
         self._reporter.attempt_ended(want, time.monotonic() - began, failure)
+        return True
 
     def _look(self, want: Want, lent: Lent | None) -> None:
         here = self._on_this_node(want, lent)
@@ -152,7 +179,7 @@ class Realiser:
             if here is None or here[0].checked < standing.checked:
                 return replace(standing, looked=looked)
             found, environment = here
-            return replace(standing, looked=looked, environment=environment, checked=found.checked)
+            return replace(standing, looked=looked, environment=environment, checked=found.checked, failure=None)
 
         self._catalogue.publish(want, seen)
 

@@ -54,6 +54,10 @@ class Source(Protocol):
         """Where this source looks, as in "was not found ..."."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether all that this source knows lies on this node, so that a look at it is as good as a fetch."""
+
+    @property
     def closure_listed(self) -> bool:
         """Whether an environment's own list of its closure is good enough where no Nix database knows it."""
 

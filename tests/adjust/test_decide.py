@@ -310,6 +310,9 @@ def test_old_failure_is_tried_again() -> None:
     decision = ask(known=knowing(Standing(failure=failure)))
     assert isinstance(decision, NotReady)
     assert isinstance(decision.need, Fetch)
+    # The kubelet may have missed the moment in which it was told.
+    assert "is being pulled" in text(decision)
+    assert "the attempt before failed: it was not found on FloxHub" in text(decision)
 
 
 # Freshness: a new pod gets the newest, and keeps it.

@@ -33,6 +33,7 @@ class Playing:
 
     path: StorePath
     place: str = "on a stage"
+    is_local: bool = False
     closure_listed: bool = True
     act: Callable[[], None] = lambda: None
     here: Found | None = None
@@ -503,3 +504,27 @@ def test_a_new_catalogue_takes_over_pods_but_not_what_was_found() -> None:
     assert new.pod("one") == PodRecord("1", 1.0)
     assert new.pod("two") == PodRecord("2", 9.0)
     assert new.standing(TOOLS) is NOTHING
+
+
+def test_what_lies_here_does_not_wait_for_pulls_that_hang(node: Node) -> None:
+    node.source.may_go.clear()
+    hanging = [Want(Reference.parse(f"acme/slow{number}"), Mode.RUN, None) for number in range(4)]
+    for want in hanging:
+        node.ask(want)
+    node.source.here = Found(node.path, None, time.monotonic())
+    node.ask(OTHER, local=True)
+    assert node.settled(OTHER).environment is not None
+    assert all(node.catalogue.standing(want).since is not None for want in hanging)
+
+
+def test_source_on_this_node_is_never_waited_for_behind_pulls(node: Node) -> None:
+    node.source.is_local = True
+    node.source.here = Found(node.path, None, time.monotonic())
+    local = node.made(node.source)
+    local.ask(Fetch(OTHER, None, 0, False, True))
+    assert node.settled(OTHER).environment is not None
+    node.source.here = Found(node.path, None, time.monotonic())
+    local.ask(Fetch(OTHER, None, node.source.here.checked, False, True))
+    assert node.settled(OTHER).checked == node.source.here.checked
+    assert not node.source.fetches
+    local.close(5)
