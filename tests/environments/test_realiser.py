@@ -511,6 +511,10 @@ def test_what_lies_here_does_not_wait_for_pulls_that_hang(node: Node) -> None:
     hanging = [Want(Reference.parse(f"acme/slow{number}"), Mode.RUN, None) for number in range(4)]
     for want in hanging:
         node.ask(want)
+    deadline = time.monotonic() + 10
+    while len(node.source.fetches) < 2 or node.source.looks < len(hanging):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
     node.source.here = Found(node.path, None, time.monotonic())
     node.ask(OTHER, local=True)
     assert node.settled(OTHER).environment is not None
