@@ -137,7 +137,7 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
     if record is None or record.tokens is None:
         return NotReady(texts.pulling(container.name, wished.reference, now - question.arrived), PodTokens())
     mounts = TokenMount(config.token.mount_path, config.token.file, config.token.kubelet_root)
-    volume = mounts.volume(record.uid, ((mount.destination, mount.source) for mount in container.mounts))
+    volume = mounts.volume(record.uid, [(mount.destination, mount.source) for mount in container.mounts])
     lent = choose(record.tokens, volume)
     if isinstance(lent, Unusable):
         return Refused(texts.unusable_token(container.name, wished.reference, lent))

@@ -49,7 +49,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _MARGIN = 0.02  # seconds
 
 # A worker in the middle of Python code keeps the interpreter for this long at most before a request gets it.
-_SWITCH_INTERVAL = 0.0005  # seconds
+_SWITCH_INTERVAL = 0.0001  # seconds
 
 
 @dataclass(frozen=True, slots=True)
