@@ -40,7 +40,7 @@ from nri_flox.flox.annotations import (
 )
 from nri_flox.flox.environment import Environment, Fault, PodRecord, Standing, Want
 from nri_flox.flox.reference import Mode
-from nri_flox.flox.token import Lent, TokenMount, Unusable, choose
+from nri_flox.flox.token import Lent, TokenMount, Tokens, Unusable, choose
 from nri_flox.flox.wording import clean, quote
 from nri_flox.nri.nri_pb2 import Container, PodSandbox
 
@@ -114,10 +114,8 @@ def _handler_refusal(pod: PodSandbox, config: Config) -> str | None:
 def _refusal(pod: PodSandbox, container: Container, wished: Wish, config: Config) -> str | None:
     if why := forbidden(config.policy, pod.namespace, wished):
         return f"can't be had: the policy of this node does not allow it: {clean(why)}"
-    for mount in container.mounts:
-        if "nix" not in mount.destination:
-            continue
-        place = posixpath.normpath("/" + mount.destination.lstrip("/"))
+    for destination in [mount.destination for mount in container.mounts if "nix" in mount.destination]:
+        place = posixpath.normpath("/" + destination.lstrip("/"))
         if place == NIX or place.startswith(NIX + "/"):
             return (
                 f"can't be had: the pod mounts something of its own at {quote(place)}, and {NIX} is where the "
@@ -136,9 +134,7 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
     container, record = question.container, known.pod(question.pod.id)
     if record is None or record.tokens is None:
         return NotReady(texts.pulling(container.name, wished.reference, now - question.arrived), PodTokens())
-    mounts = TokenMount(config.token.mount_path, config.token.file, config.token.kubelet_root)
-    volume = mounts.volume(record.uid, [(mount.destination, mount.source) for mount in container.mounts])
-    lent = choose(record.tokens, volume)
+    lent = _lent(record, record.tokens, container, config)
     if isinstance(lent, Unusable):
         return Refused(texts.unusable_token(container.name, wished.reference, lent))
     want = Want(wished.reference, wished.mode, lent.credential if lent else None)
@@ -167,6 +163,13 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
         texts.pulling(container.name, wished.reference, now - asked, why),
         _fetch(wished, record, config, lent),
     )
+
+
+def _lent(record: PodRecord, tokens: Tokens, container: Container, config: Config) -> Lent | Unusable | None:
+    if not any(tokens.values()):  # as in most pods: which volume the container mounts makes no difference
+        return None
+    mounts = TokenMount(config.token.mount_path, config.token.file, config.token.kubelet_root)
+    return choose(tokens, mounts.volume(record.uid, [(mount.destination, mount.source) for mount in container.mounts]))
 
 
 def foreseen(pod: PodSandbox, record: PodRecord, config: Config) -> list[Fetch]:
@@ -244,12 +247,13 @@ def _activate(question: Question, wished: Wish, want: Want, environment: Environ
 
 def _of_interest(container: Container, names: tuple[str, ...]) -> tuple[str | None, ...]:
     """The container's values for `names`; the last of several entries for one name counts."""
-    found: dict[str, str | None] = dict.fromkeys(names)
-    for entry in container.env:
-        name, equals, value = entry.partition("=")
-        if equals and name in found:
-            found[name] = value
-    return tuple(found.values())
+    # One text to search is much cheaper than each entry by itself, and this is on every answer's way.
+    text = "\0" + "\0".join(container.env) + "\0"
+    values: list[str | None] = []
+    for name in names:
+        begin = text.rfind(f"\0{name}=") + len(name) + 2
+        values.append(text[begin : text.index("\0", begin)] if begin > len(name) + 1 else None)
+    return tuple(values)
 
 
 @lru_cache(maxsize=256)

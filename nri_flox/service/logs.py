@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
+from json import JSONEncoder
 from queue import SimpleQueue
 from time import sleep, time
 from types import ModuleType
@@ -31,6 +32,7 @@ LONGEST_TRACEBACK = 16384
 # How long events gather before they are written. Requests come in bursts, and rendering the last one's event would
 # fight the next for the interpreter.
 _GATHER = 0.02  # seconds
+_TOGETHER = 256  # lines of one write
 
 
 @contextmanager
@@ -78,7 +80,8 @@ class Outlet:
     def apply(self, settings: Log) -> None:
         """Change level and format from here on; loggers that were bound before keep their level."""
         if settings.format is LogFormat.JSON:
-            self._render: Any = structlog.processors.JSONRenderer()
+            encode = JSONEncoder(default=str).encode  # json.dumps would make a new one for each line
+            self._render: Any = lambda _logger, _level, event: encode(event)
         else:
             self._render = structlog.dev.ConsoleRenderer(colors=os.isatty(self._descriptor))
         structlog.configure(
@@ -108,26 +111,35 @@ class Outlet:
         self._thread.join(timeout)
 
     def _write_all(self) -> None:
-        while (item := self._queue.get()) is not None:
-            if self._queue.empty():
-                sleep(_GATHER)
-            if callable(item):
-                item()
-            else:
-                self._write(item)
+        closed = False
+        while not closed or not self._queue.empty():
+            item = self._queue.get()
+            sleep(_GATHER)
+            lines: list[str] = []
+            # What an item logs while it is called comes into the queue behind it, also at the end.
+            while True:
+                if item is None:
+                    closed = True
+                elif callable(item):
+                    item()
+                else:
+                    lines.append(self._line(item))
+                if self._queue.empty() or len(lines) == _TOGETHER:
+                    break
+                item = self._queue.get()
             del item  # it may refer to a message of megabytes, and the next one can be long in coming
-            self._report_lost()
-        self._report_lost()
+            if self._lost:
+                lines.append(self._line(self._losses()))
+            # All in one: each write gives the interpreter away and has to fight for it again.
+            self._write("".join(lines))
 
-    def _report_lost(self) -> None:
-        if not self._lost:
-            return
+    def _losses(self) -> dict[str, Any]:
         with self._lost_lock:
             lost, self._lost = self._lost, 0
         event = {"event": "log events were dropped, stderr is too slow", "count": lost}
-        self._write(_with_level_and_time(None, "warning", event))
+        return _with_level_and_time(None, "warning", event)
 
-    def _write(self, event: dict[str, Any]) -> None:
+    def _line(self, event: dict[str, Any]) -> str:
         level = event["level"]
         try:
             text: str = self._render(None, level, {key: _harmless(key, value) for key, value in event.items()})
@@ -136,7 +148,10 @@ class Outlet:
         if self._journal:
             prefix = f"<{_PRIORITIES[level]}>"
             text = prefix + text.replace("\n", f"\n{prefix}")
-        data = memoryview(f"{text}\n".encode(errors="backslashreplace"))
+        return f"{text}\n"
+
+    def _write(self, text: str) -> None:
+        data = memoryview(text.encode(errors="backslashreplace"))
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]

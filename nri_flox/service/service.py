@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from nri_flox import __version__
 from nri_flox.adjust.decide import Question, decide, foreseen
-from nri_flox.adjust.decision import Adjust, Decision, NotReady, PodTokens, Refused, Skipped
+from nri_flox.adjust.decision import Adjust, Decision, NotReady, PodTokens, Refused, Skipped, Untouched
 from nri_flox.adjust.encode import UNCHANGED, answer
 from nri_flox.config import Config, ConfigError, Log, LogLevel, load
 from nri_flox.environments.supply import StateDir, Supply
@@ -141,6 +141,8 @@ class Service:
     def create_container(self, pod: PodSandbox, container: Container, call: Call) -> bytes:
         setting, question = self._setting, Question(pod, container, time.monotonic())
         decision = self._decide(question, setting, call)
+        if isinstance(decision, Untouched) and not self._tells_all:
+            return UNCHANGED  # most containers of most nodes: nothing to remember, nothing to say
         seconds = time.monotonic() - question.arrived
         call.after(lambda: self._after(question, decision, setting, seconds))
         match decision:
@@ -278,6 +280,10 @@ class Service:
         budget = config.environments.wait_budget
         # Past half of the request's time too little would be left to other plugins.
         return budget if self._runtime is None else min(budget, self._runtime.request_timeout / 2)
+
+    @property
+    def _tells_all(self) -> bool:
+        return self._logging(self.config).level is LogLevel.DEBUG
 
     def _logging(self, config: Config) -> Log:
         return replace(config.log, level=LogLevel.DEBUG) if self._debug else config.log
