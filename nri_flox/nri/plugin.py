@@ -147,7 +147,8 @@ class Plugin:
 
     `name` is made of letters, digits and `-_.+`; `index` is two digits. With `connection` the plugin was
     launched by the runtime and `socket_path` is not used. `on_error` is told of failures inside the handler,
-    as ("Service/Method", exception), after the runtime has got its answer. Raises ValueError for a name or
+    as ("Service/Method", exception), after the runtime has got its answer. `failure_policy` says what a runtime
+    that knows of it (NRI 0.12.5) does with requests that this plugin does not answer. Raises ValueError for a name or
     index that no runtime takes, and for a handler without any event.
     """
 
@@ -160,6 +161,7 @@ class Plugin:
         socket_path: str = DEFAULT_SOCKET,
         connection: socket | None = None,
         on_error: Callable[[str, Exception], None] = lambda _where, _error: None,
+        failure_policy: nri_pb2.FailurePolicy | None = None,
     ) -> None:
         if not name or not all(c.isascii() and (c.isalnum() or c in "-_.+") for c in name):
             raise ValueError(f"the plugin name {name!r} is not made of letters, digits and any of -_.+")
@@ -171,6 +173,7 @@ class Plugin:
         self._socket_path = socket_path
         self._inherited = connection
         self._report = on_error
+        self._failure_policy = failure_policy
         self._by_event = _by_event(handler)
         if not self._by_event:
             raise ValueError("the handler has no method for any event")
@@ -313,7 +316,8 @@ class Plugin:
             self._explanation = f"the plugin refused its configuration: {error}"
             raise
         mask = sum(1 << (event - 1) for event in known)
-        return nri_pb2.ConfigureResponse(events=mask).SerializeToString()
+        answer = nri_pb2.ConfigureResponse(events=mask, failure_policy=self._failure_policy)
+        return answer.SerializeToString()
 
     def _synchronize(self, payload: bytes, _call: Call) -> bytes:
         request = nri_pb2.SynchronizeRequest.FromString(payload)

@@ -27,7 +27,7 @@ from nri_flox.flox.annotations import names_environment
 from nri_flox.flox.annotations import unknown as unknown_annotations
 from nri_flox.flox.environment import Failure, PodRecord, Want
 from nri_flox.flox.wording import clean
-from nri_flox.nri.nri_pb2 import Container, PodSandbox
+from nri_flox.nri.nri_pb2 import Container, FailurePolicy, PodSandbox
 from nri_flox.nri.plugin import Plugin, RuntimeInfo, launch_from
 from nri_flox.service import logs, notify
 from nri_flox.service.waiting import WaitShare
@@ -61,6 +61,7 @@ class _Setting:
     supply: Supply
     waits: WaitShare
     budget: float  # seconds that one request may wait
+    tells_all: bool  # whether containers that are none of our business are logged
 
 
 class Service:
@@ -78,14 +79,11 @@ class Service:
         # One change of the setting at a time; requests only read it.
         self._changing = threading.Lock()
         config = _configured(config_path)
+        self.nri = config.nri
         self._debug = debug
         self._outlet = logs.start(self._logging(config))
         self._log = logs.get_logger()
         self._settled = None if launched else self._made(config, None)
-
-    @property
-    def config(self) -> Config:
-        return self._setting.config
 
     @property
     def _setting(self) -> _Setting:
@@ -141,7 +139,7 @@ class Service:
     def create_container(self, pod: PodSandbox, container: Container, call: Call) -> bytes:
         setting, question = self._setting, Question(pod, container, time.monotonic())
         decision = self._decide(question, setting, call)
-        if isinstance(decision, Untouched) and not self._tells_all:
+        if isinstance(decision, Untouched) and not setting.tells_all:
             return UNCHANGED  # most containers of most nodes: nothing to remember, nothing to say
         seconds = time.monotonic() - question.arrived
         call.after(lambda: self._after(question, decision, setting, seconds))
@@ -246,7 +244,7 @@ class Service:
             old = self._settled
             config = _configured(self._config_path, drop_in)
             if old is not None and _supplied_by(config) == _supplied_by(old.config):
-                self._settled = replace(old, config=config, waits=self._waits(config), budget=self._budget(config))
+                self._settled = self._setting_of(config, old.state, old.supply)
             else:
                 self._settled = new = self._made(config, old)
                 if old is not None:
@@ -271,19 +269,22 @@ class Service:
             raise
         if keys := _without_effect(config):
             self._log.warning("settings_without_effect", keys=keys)
-        return _Setting(config, state, supply, self._waits(config), self._budget(config))
+        return self._setting_of(config, state, supply)
 
-    def _waits(self, config: Config) -> WaitShare:
-        return WaitShare(config.environments.wait_share)
+    def _setting_of(self, config: Config, state: StateDir, supply: Supply) -> _Setting:
+        return _Setting(
+            config=config,
+            state=state,
+            supply=supply,
+            waits=WaitShare(config.environments.wait_share),
+            budget=self._budget(config),
+            tells_all=self._logging(config).level is LogLevel.DEBUG,
+        )
 
     def _budget(self, config: Config) -> float:
         budget = config.environments.wait_budget
         # Past half of the request's time too little would be left to other plugins.
         return budget if self._runtime is None else min(budget, self._runtime.request_timeout / 2)
-
-    @property
-    def _tells_all(self) -> bool:
-        return self._logging(self.config).level is LogLevel.DEBUG
 
     def _logging(self, config: Config) -> Log:
         return replace(config.log, level=LogLevel.DEBUG) if self._debug else config.log
@@ -352,19 +353,17 @@ def run(config_path: str | None, debug: bool) -> int:
     _give_memory_back()
     launch = launch_from(os.environ)
     service = Service(config_path, debug=debug, launched=launch is not None)
-    if launch is not None:
-        plugin = Plugin(
-            service, name=launch.name, index=launch.index, connection=launch.connection, on_error=service.failed
-        )
-    else:
-        nri = service.config.nri
-        plugin = Plugin(
-            service,
-            name=nri.plugin_name,
-            index=nri.plugin_index,
-            socket_path=nri.socket_path,
-            on_error=service.failed,
-        )
+    nri = service.nri
+    plugin = Plugin(
+        service,
+        name=launch.name if launch else nri.plugin_name,
+        index=launch.index if launch else nri.plugin_index,
+        socket_path=nri.socket_path,
+        connection=launch.connection if launch else None,
+        on_error=service.failed,
+        # Where the runtime can: rather no container for now than one without its environment.
+        failure_policy=FailurePolicy(fail_request=True),
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: plugin.stop())
     # Reading a file has no place on the thread that serves requests, which is the one that signals interrupt.

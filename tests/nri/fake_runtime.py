@@ -133,7 +133,8 @@ class Connection:
     def configure(self, name: str = "containerd", version: str = "2.3.0", **fields: object) -> None:
         """Configure, and drop a plugin that subscribes to an event this runtime does not know."""
         request = nri_pb2.ConfigureRequest(runtime_name=name, runtime_version=version, **fields)  # type: ignore[arg-type]
-        mask = self.call("Configure", request, nri_pb2.ConfigureResponse).events
+        answer = self.call("Configure", request, nri_pb2.ConfigureResponse)
+        self.failure_policy, mask = answer.failure_policy, answer.events
         # Go's adaptation takes an empty mask for all events.
         self.events = frozenset(n for n in range(1, 32) if not mask or mask >> (n - 1) & 1)
         if mask >> self._last_event:

@@ -166,6 +166,11 @@ def test_only_events_with_a_method_are_subscribed(runtime: FakeRuntime, start: S
     assert connection.events == {nri_pb2.RUN_POD_SANDBOX, nri_pb2.CREATE_CONTAINER, nri_pb2.REMOVE_CONTAINER}
 
 
+def test_runtime_is_told_what_to_do_when_the_plugin_fails(runtime: FakeRuntime, start: Start) -> None:
+    start(Recorder(), failure_policy=nri_pb2.FailurePolicy(fail_request=True))
+    assert runtime.connected().failure_policy.fail_request
+
+
 class PodUpdates(Recorder):
     def update_pod_sandbox(
         self, pod: nri_pb2.PodSandbox, overhead: nri_pb2.LinuxResources, resources: nri_pb2.LinuxResources
