@@ -5,12 +5,13 @@ export PYTHON
 BIN := .venv/bin
 PIP_TOOLS := 7.6.2
 
-.PHONY: help venv demo test lint proto docs lock clean
+.PHONY: help venv demo test bench lint proto docs lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo   a real pod on a private containerd, start to end, on this machine (as root)"
 	@echo "make test   every test (as root for those on a real containerd)"
+	@echo "make bench  against a Go plugin, and through a real containerd (as root, ten minutes)"
 	@echo "make lint   ruff and mypy        make proto  generate the code of proto/"
 	@echo "make venv   .venv as locked      make docs   generate config.toml.example and the tables of docs/"
 	@echo "make lock   newer dependencies   make clean  remove what was made"
@@ -32,6 +33,10 @@ demo: venv
 test: venv
 	@.ci/prepare test
 	@$(BIN)/python -m pytest
+
+bench: venv
+	@.ci/prepare test
+	@benchmarks/run
 
 lint: venv
 	$(BIN)/ruff check .

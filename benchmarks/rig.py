@@ -4,13 +4,14 @@ What the runtime can do is defined by `go/runtime/main.go`; it measures, this mo
 """
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from nri_flox.demo import packages
 
 GO = Path(__file__).parent / "go"
 
@@ -25,10 +26,10 @@ def build(into: Path) -> None:
     command = ["go", "build", "-trimpath", "-o", f"{into}/", "./..."]
     try:
         subprocess.run(
-            command, cwd=GO, env={**os.environ, "CGO_ENABLED": "0"}, check=True, capture_output=True, text=True
+            command, cwd=GO, env={**packages.go(), "CGO_ENABLED": "0"}, check=True, capture_output=True, text=True
         )
-    except FileNotFoundError:
-        raise RigError("go is needed to build the runtime that measures; install Go 1.25 or later") from None
+    except packages.Unavailable as error:
+        raise RigError(f"the runtime that measures can't be built: {error}") from None
     except subprocess.CalledProcessError as error:
         raise RigError(f"{' '.join(command)} failed in {GO}:\n{error.stderr}") from None
 
