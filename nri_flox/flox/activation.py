@@ -20,14 +20,18 @@ from nri_flox.flox.envrc import Expansion, UnsupportedError, Word, parse
 from nri_flox.flox.reference import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from nri_flox.flox.rendered import Rendered
 
 FLOX_ENV_CACHE = "/nix/nri-flox/cache"
 """The container's own writable directory, where the plugin mounts it."""
 
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""The PATH of a container whose env has none."""
+
+# `activate` computes these before it runs any script, and finds its own result again when it meets it.
+_SEARCH_PATHS = frozenset({"FLOX_ENV_DIRS", "PATH", "MANPATH"})
 
 # NRI does not tell the working directory. This link does, to every process about itself: for the container's
 # command it is the directory it starts in.
@@ -43,13 +47,6 @@ _LONGEST_VALUE = 128 << 10
 _LONGEST_ENV = 1 << 20
 _LONGEST_SEARCH_PATHS = 16 << 10
 _MOST_EXPANSIONS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class ScriptedPlan:
-    """Only a shell can activate this environment; `reason` says to people why."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +67,35 @@ class StaticPlan:
     """Those that depend on the container, in order; they come after the search paths."""
     inputs: tuple[str, ...]
     """The names of a container's env that `environ` looks at: same values, same result."""
+    withheld: frozenset[str]
+    """The names that must not be set before a shell activates the environment, for it looks at the container's own."""
+
+    @property
+    def preset_constants(self) -> tuple[tuple[str, str], ...]:
+        """Those of `constants` that `preset` goes with."""
+        return tuple((name, value) for name, value in self.constants if name not in self.withheld)
+
+    def preset(self, container_env: Mapping[str, str]) -> dict[str, str]:
+        """The variables to set beside `preset_constants` where a shell is to activate the environment.
+
+        They serve commands that pass the shell by, and are such that the activation ends as it would without them.
+        """
+        paths = self._search_paths(container_env)
+        if paths is None:
+            return {"PATH": f"{self.flox_env}/bin:{container_env.get('PATH', DEFAULT_PATH)}"}
+        environ = self.environ(container_env)
+        if isinstance(environ, NeedsShell):
+            return paths
+        return {name: value for name, value in environ.items() if name not in self.withheld} | paths
 
     def environ(self, container_env: Mapping[str, str]) -> dict[str, str] | NeedsShell:
         """The variables to set beside `constants`; those that the container has already are left out.
 
         Where the container's env names a variable twice, the last one counts, as for bash.
         """
-        active = container_env.get("FLOX_ENV_DIRS", "")
-        path = container_env.get("PATH", _DEFAULT_PATH)
-        manpath = container_env.get("MANPATH", "")
-        if len(active) + len(path) + len(manpath) > _LONGEST_SEARCH_PATHS:
+        computed = self._search_paths(container_env)
+        if computed is None:
             return NeedsShell("the container's search paths are very long")
-        env_dirs = _with_first(self.flox_env, _split(active))
-        computed = {
-            "FLOX_ENV_DIRS": ":".join(env_dirs),
-            "PATH": _search_path(env_dirs, self.path_suffixes, path),
-            "MANPATH": _manual_path(env_dirs, manpath),
-        }
         try:
             room = _LONGEST_ENV
             for name, word in self.assignments:
@@ -100,41 +109,88 @@ class StaticPlan:
             computed.pop(name, None)
         return {name: value for name, value in computed.items() if container_env.get(name) != value}
 
+    def _search_paths(self, container_env: Mapping[str, str]) -> dict[str, str] | None:
+        """What `activate` itself makes of the search paths, before any script; None where they are very long."""
+        active = container_env.get("FLOX_ENV_DIRS", "")
+        path = container_env.get("PATH", DEFAULT_PATH)
+        manpath = container_env.get("MANPATH", "")
+        if len(active) + len(path) + len(manpath) > _LONGEST_SEARCH_PATHS:
+            return None
+        env_dirs = _with_first(self.flox_env, _split(active))
+        return {
+            "FLOX_ENV_DIRS": ":".join(env_dirs),
+            "PATH": _search_path(env_dirs, self.path_suffixes, path),
+            "MANPATH": _manual_path(env_dirs, manpath),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedPlan:
+    """Only a shell can activate this environment; `reason` says to people why.
+
+    `part` is what can be said of it without one, for commands that pass the shell by: see `StaticPlan.preset`.
+    """
+
+    reason: str
+    part: StaticPlan
+
 
 def plan(rendered: Rendered, mode: Mode, description: str = "") -> StaticPlan | ScriptedPlan:
     """The plan for an environment, as read by `rendered.read`.
 
     `description` is what FLOX_ENV_DESCRIPTION shall say, `owner/name`; without it, it is not set.
     """
+    reason = ""
     if mode is not Mode.RUN:
-        return ScriptedPlan(f"mode {mode} runs the profile scripts of the environment's packages")
-    if rendered.has_hook:
-        return ScriptedPlan("it has an on-activate hook")
-    known = {"FLOX_ENV": str(rendered.path), "FLOX_ENV_CACHE": FLOX_ENV_CACHE}
+        reason = f"mode {mode} runs the profile scripts of the environment's packages"
+    elif rendered.has_hook:
+        reason = "it has an on-activate hook"
+    always = {"FLOX_ENV": str(rendered.path), "FLOX_ENV_CACHE": FLOX_ENV_CACHE}
     if description:
-        known["FLOX_ENV_DESCRIPTION"] = description
-        known["FLOX_PROMPT_ENVIRONMENTS"] = description.rpartition("/")[2]
-    dependent: list[tuple[str, Word]] = []
+        always["FLOX_ENV_DESCRIPTION"] = description
+        always["FLOX_PROMPT_ENVIRONMENTS"] = description.rpartition("/")[2]
+    known, dependent = dict(always), list[tuple[str, Word]]()
     for script, text in (("the run-mode paths script", rendered.run_paths), ("envrc", rendered.envrc)):
         try:
             _compile(text, known, dependent)
         except UnsupportedError as unsupported:
-            return ScriptedPlan(f"{script}, {unsupported}")
-    known["FLOX_ENV_PROJECT"] = _FLOX_ENV_PROJECT
+            reason = reason or f"{script}, {unsupported}"
+            known, dependent = always, []
+            break
+    static = _static(rendered, known, dependent)
+    return ScriptedPlan(reason, static) if reason else static
+
+
+def _static(rendered: Rendered, known: Mapping[str, str], dependent: Sequence[tuple[str, Word]]) -> StaticPlan:
     return StaticPlan(
-        constants=tuple(known.items()),
+        constants=(*known.items(), ("FLOX_ENV_PROJECT", _FLOX_ENV_PROJECT)),
         flox_env=str(rendered.path),
         # Up to 1.14.0; later versions have an option for it instead.
         path_suffixes=("bin", "sbin") if rendered.options and "add-sbin" not in rendered.options else ("bin",),
         assignments=tuple(dependent),
         inputs=tuple(
             sorted(
-                {"FLOX_ENV_DIRS", "PATH", "MANPATH"}
+                _SEARCH_PATHS
                 | {name for name, _ in dependent}
                 | {name for _, word in dependent for name in _names(word)}
             )
         ),
+        withheld=_SEARCH_PATHS | frozenset(_looked_at(dependent)),
     )
+
+
+def _looked_at(dependent: Sequence[tuple[str, Word]]) -> Iterator[str]:
+    """The names whose value in the container's env matters before the scripts set them, if they do at all."""
+    assigned = set(_SEARCH_PATHS)
+    for name, word in dependent:
+        match word:
+            # A default for itself: what it sets, it leaves when it meets it again.
+            case (Expansion(name=own, operator=":-", word=inner),) if own == name:
+                reads = _names(inner)
+            case _:
+                reads = _names(word)
+        yield from (read for read in reads if read not in assigned)
+        assigned.add(name)
 
 
 # The four functions below compute what Flox's `set-env-dirs` and `fix-paths` do.

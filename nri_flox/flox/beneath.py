@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MAX_LINKS = 40
 # A directory stays open for each level, so that `..` goes back the way we came.
 _MAX_DEPTH = 64
+
+_NOT_UTF_8 = re.compile("[\ud800-\udfff]")
 
 
 class UnsafeFile(Exception):
@@ -73,6 +76,32 @@ def is_present(
             return True
     except FileNotFoundError:
         return False
+
+
+def list_directory(
+    root: str,
+    relative: str,
+    *,
+    limit: int,
+    known_as: str | None = None,
+    admits: Callable[[str], bool] | None = None,
+) -> list[str]:
+    """The names in the directory `relative` below `root`, at most `limit` of them; those that are no UTF-8 are left
+    out.
+
+    The rules for the way there, and the errors, are those of `read_regular`.
+    """
+    with _walked(root, relative, known_as, admits, follow_last=True) as found:
+        mode = os.fstat(found).st_mode
+        if not stat.S_ISDIR(mode):
+            raise UnsafeFile(f"it is {_kind(mode)}, not a directory")
+        names: list[str] = []
+        with os.scandir(f"/proc/self/fd/{found}") as entries:
+            for entry in entries:
+                if len(names) == limit:
+                    raise UnsafeFile(f"it has more than {limit} entries")
+                names.append(entry.name)
+    return [name for name in names if not _NOT_UTF_8.search(name)]
 
 
 @contextlib.contextmanager

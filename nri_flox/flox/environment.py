@@ -12,6 +12,7 @@ from enum import Enum, auto
 
 from nri_flox.flox.activation import ScriptedPlan, StaticPlan
 from nri_flox.flox.reference import Mode, Reference
+from nri_flox.flox.scripts import NoScripts
 from nri_flox.flox.store import StorePath
 from nri_flox.flox.token import Tokens
 
@@ -28,6 +29,7 @@ class Environment:
     store_path: StorePath
     view: str  # the directory on the node that a container sees as /nix/store
     plan: StaticPlan | ScriptedPlan
+    scripts: str | NoScripts  # the directory on the node that a container sees as its scripts
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ _LIMIT = 4 << 20
 _ENVRC = "activate.d/envrc"
 _HOOK = "activate.d/hook-on-activate"
 _ACTIVATE = "activate"
+_LOCK = "manifest.lock"
 _RUN_PATHS = "etc/profile.d/0100_common-run-mode-paths.sh"
 
 # What that script says in current versions; for an environment whose activate script brings it some other way.
@@ -34,6 +35,11 @@ _LONG_OPTIONS = re.compile(r'^LONGOPTS="([^"]*)"', re.MULTILINE)
 _INTERPRETER = re.compile(
     r'^(?:export )?_(?:interpreter_)?profile_d="(/nix/store/[^/"$]+)/etc/profile\.d"$', re.MULTILINE
 )
+# JSON, in which no quote inside a string goes without a backslash.
+_NO_CUDA = re.compile(r'(?<!\\)"cuda-detection"\s*:\s*false\b')
+_SHEBANG = re.compile(r"#![ \t]*([^ \t\n]+)")
+# A directory of programs with more than this is no environment's.
+_MOST_PROGRAMS = 50_000
 
 
 class RenderedError(Exception):
@@ -54,6 +60,12 @@ class Rendered:
     options: frozenset[str]
     """Long options of the environment's `activate`, without dashes; they differ by version of Flox. Empty when it
     declares none."""
+    interpreter: str
+    """The program that `activate` names in its first line; empty when it names none, or there is no `activate`."""
+    programs: frozenset[str]
+    """The names in `bin` and `sbin`."""
+    detects_cuda: bool
+    """Whether dev mode looks for CUDA on the system: unless the manifest says otherwise."""
 
 
 def read(store: Store, path: StorePath, closure: frozenset[StorePath]) -> Rendered:
@@ -75,6 +87,9 @@ def read(store: Store, path: StorePath, closure: frozenset[StorePath]) -> Render
         run_paths=_read(store, interpreter, _RUN_PATHS, closure, missing=_USUAL_RUN_PATHS),
         has_hook=_has(store, path, _HOOK, closure),
         options=_long_options(activate),
+        interpreter=shebang[1] if (shebang := _SHEBANG.match(activate)) else "",
+        programs=frozenset(name for below in ("bin", "sbin") for name in _list(store, path, below, closure)),
+        detects_cuda=_detects_cuda(store, path, closure),
     )
 
 
@@ -95,12 +110,35 @@ def _read(store: Store, path: StorePath, file: str, closure: frozenset[StorePath
     return content.decode(errors="surrogateescape")
 
 
+def _list(store: Store, path: StorePath, directory: str, closure: frozenset[StorePath]) -> list[str]:
+    names = {member.name for member in closure}
+    try:
+        return beneath.list_directory(
+            store.directory,
+            f"{path.name}/{directory}",
+            limit=_MOST_PROGRAMS,
+            known_as=STORE_DIR,
+            admits=names.__contains__,
+        )
+    except FileNotFoundError:
+        return []
+    except (beneath.UnsafeFile, OSError) as error:
+        raise RenderedError(f"{path}/{directory} cannot be listed: {error}") from None
+
+
 def _has(store: Store, path: StorePath, file: str, closure: frozenset[StorePath]) -> bool:
     names = {member.name for member in closure}
     try:
         return beneath.is_present(store.directory, f"{path.name}/{file}", known_as=STORE_DIR, admits=names.__contains__)
     except (beneath.UnsafeFile, OSError) as error:
         raise RenderedError(f"{path}/{file} cannot be examined: {error}") from None
+
+
+def _detects_cuda(store: Store, path: StorePath, closure: frozenset[StorePath]) -> bool:
+    try:
+        return not _NO_CUDA.search(_read(store, path, _LOCK, closure))
+    except RenderedError:
+        return True  # as without a manifest; nothing else is read from it
 
 
 def _long_options(activate: str) -> frozenset[str]:

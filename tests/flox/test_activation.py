@@ -33,6 +33,9 @@ def rendered(
         run_paths=run_paths,
         has_hook=has_hook,
         options=frozenset(options.split()),
+        interpreter="",
+        programs=frozenset(),
+        detects_cuda=True,
     )
 
 

@@ -97,6 +97,9 @@ def rendered(envrc: str, run_paths: str = RUN_PATHS) -> Rendered:
         run_paths=run_paths,
         has_hook=False,
         options=frozenset({"env", "mode", "add-sbin"}),
+        interpreter="",
+        programs=frozenset(),
+        detects_cuda=True,
     )
 
 

@@ -156,7 +156,7 @@ class TestRendering:
         tool = Package("tool", {"bin/tool": "x"})
         path = render(store, "acme", "web", packages=[tool], closure=[odd], extra_paths=30)
         assert {path, odd} < closure(store, path)
-        assert len(closure(store, path)) == 37
+        assert len(closure(store, path)) == 38
         assert all(os.path.lexists(Store(store).locate(member)) for member in closure(store, path))
 
     def test_packages_are_linked_side_by_side(self, store: str) -> None:
@@ -168,11 +168,11 @@ class TestRendering:
         assert os.readlink(f"{path}/share") == f"{one}/share"
         assert os.access(f"{Store(store).locate(one)}/bin/one", os.X_OK)
 
-    @pytest.mark.parametrize("add_sbin", [True, False])
-    def test_its_activate_is_bash_and_declares_its_options(self, store: str, add_sbin: bool) -> None:
-        path = render(store, "acme", "web", add_sbin=add_sbin)
-        assert ("add-sbin" in read(store, path).options) is add_sbin
-        assert read(store, path).options >= {"env", "env-cache", "env-project", "mode", "skip-hook-on-activate"}
+    @pytest.mark.parametrize("flox", ["1.9", "1.12", "1.14.1"])
+    def test_its_activate_is_bash_and_declares_its_options(self, store: str, flox: str) -> None:
+        path = render(store, "acme", "web", flox=flox)
+        assert ("add-sbin" in read(store, path).options) is (flox == "1.14.1")
+        assert read(store, path).options >= {"env", "env-project", "mode", "skip-hook-on-activate"}
         script = os.readlink(f"{Store(store).locate(path)}/activate")
         text = Path(store, *Path(script).parts[3:]).read_text()
         subprocess.run(["bash", "-n"], input=text, text=True, check=True)
