@@ -89,18 +89,18 @@ class Node:
         finally:
             self._restart_plugin(self.settings)
 
-    def publish(self, reference: str, path: StorePath, *, live: bool = True) -> None:
+    def publish(self, reference: str, path: StorePath, *, live: bool = True, dev: bool = False) -> None:
         """Makes `path` the environment `owner/name`, or its generation `owner/name:N`, which is also its live one
-        unless said otherwise."""
+        unless said otherwise; with `dev` for dev mode alone."""
         parsed = Reference.parse(reference)
         links = self.environments_dir / parsed.owner / parsed.name
         links.mkdir(parents=True, exist_ok=True)
-        target = str(path)
+        target, suffix = str(path), "-dev" if dev else ""
         if parsed.generation is not None:
-            _link(links / str(parsed.generation), target)
-            target = str(parsed.generation)
+            _link(links / f"{parsed.generation}{suffix}", target)
+            target = f"{parsed.generation}{suffix}"
         if live or parsed.generation is None:
-            _link(links / "live", target)
+            _link(links / f"live{suffix}", target)
 
     def provide(self, reference: str, **rendering: Any) -> StorePath:
         """Renders an environment into the store, by the arguments of `render.render`, and publishes it."""

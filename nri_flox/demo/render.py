@@ -65,13 +65,15 @@ def render(
     bash: str = "/usr/bin/env bash",
     extra_paths: int = 0,
     closure: Sequence[StorePath] = (),
-    add_sbin: bool = True,
+    flox: str = "1.14.1",
+    output: str = "run",
 ) -> StorePath:
-    """Add the environment `owner/name` with its closure; the store path of its run mode is returned.
+    """Add the environment `owner/name` with its closure; the store path of its `output` (run, dev) is returned.
 
     `vars` are the manifest's, put into envrc raw as Flox does. `bash` is what runs `activate`. The closure is
     made of `packages` (whose files are linked into the environment), `closure` (which are only part of it),
-    Flox's own and `extra_paths` that do nothing. `add_sbin`: `activate` has that option, as from 1.14.1.
+    Flox's own and `extra_paths` that do nothing. `activate` has the options of the release `flox`, one of 1.8, 1.9,
+    1.12 and 1.14.1.
     """
     variables = dict(vars or {})
     installed = [
@@ -80,13 +82,19 @@ def render(
     ]
     cacert = add_path(store_dir, "nss-cacert", {"etc/ssl/certs/ca-bundle.crt": "# no certificates\n"})
     locales = add_path(store_dir, "glibc-locales", {"lib/locale/locale-archive": ""})
+    scripts = {
+        "etc/profile.d/0100_common-run-mode-paths.sh": _RUN_PATHS,
+        "etc/profile.d/0101_common-dev-mode-additional-paths.sh": _DEV_PATHS,
+    }
+    # Flox's interpreter names itself; here a store path's name follows from its content, so it names another.
+    profile_d = add_path(store_dir, "flox-profile", scripts)
     interpreter = add_path(
         store_dir,
         "flox-interpreter",
         {
-            "activate": Executable(_activate(bash, add_sbin=add_sbin)),
+            "activate": Executable(_activate(bash, f"{profile_d}/etc/profile.d", flox)),
             "activate.d/helpers.bash": "# nothing is needed here\n",
-            "etc/profile.d/0100_common-run-mode-paths.sh": _RUN_PATHS,
+            **scripts,
         },
     )
     lock = {
@@ -111,9 +119,9 @@ def render(
     )
     padding = [add_path(store_dir, f"padding-{number}", {"number": str(number)}) for number in range(extra_paths)]
     parts = [interpreter, manifest, *installed]
-    requisites = {cacert, locales, *parts, *closure, *padding}
+    requisites = {cacert, locales, profile_d, *parts, *closure, *padding}
     tree = _merged(store_dir, [path.name for path in parts])
-    environment = _path_of("environment-run", {**tree, "requisites.txt": repr(sorted(requisites))})
+    environment = _path_of(f"environment-{output}", {**tree, "requisites.txt": repr(sorted(requisites))})
     lines = "".join(f"{path}\n" for path in sorted({environment, *requisites}))
     _place(store_dir, environment, {**tree, "requisites.txt": lines})
     return environment
@@ -186,6 +194,12 @@ def _envrc(cacert: StorePath, locales: StorePath, variables: Mapping[str, str]) 
     return "\n".join(lines) + "\n"
 
 
+_DEV_PATHS = """\
+CPATH="$FLOX_ENV/include${CPATH:+:$CPATH}"
+LIBRARY_PATH="$FLOX_ENV/lib${LIBRARY_PATH:+:$LIBRARY_PATH}"
+export CPATH LIBRARY_PATH
+"""
+
 _RUN_PATHS = """\
 INFOPATH="$FLOX_ENV/share/info:${INFOPATH:-}"
 XDG_DATA_DIRS="$FLOX_ENV/share${XDG_DATA_DIRS:+:$XDG_DATA_DIRS}"
@@ -193,40 +207,87 @@ export INFOPATH XDG_DATA_DIRS
 """
 
 
-def _activate(bash: str, *, add_sbin: bool) -> str:
-    """A script that activates as Flox's own does, for run mode and options given one word at a time."""
-    option, initial = ("add-sbin,\\\n", "false") if add_sbin else ("", "true")
+# The long options of Flox's own `activate`, by the release that brought them so.
+_OPTIONS = {
+    "1.8": "command: shell: env: env-cache: env-project: env-description: mode: watchdog: noprofile",
+    "1.9": "command: env: env-cache: env-project: env-description: mode: start-state-dir: skip-hook-on-activate",
+    "1.12": "command: env: env-project: mode: start-state-dir: skip-hook-on-activate cuda-detection",
+    "1.14.1": "command: env: env-cache: env-project: mode: start-state-dir: skip-hook-on-activate cuda-detection "
+    "add-sbin",
+}
+_BRANCHES = {
+    "env:": '[ -d "$2" ] || exit 1; _FLOX_ENV="$2"; shift 2',
+    "env-cache:": '[ -d "$2" ] || exit 1; _FLOX_ENV_CACHE="$2"; shift 2',
+    "env-project:": '[ -d "$2" ] || exit 1; _FLOX_ENV_PROJECT="$2"; shift 2',
+    "env-description:": '_FLOX_ENV_DESCRIPTION="$2"; shift 2',
+    "mode:": '_mode="$2"; shift 2',
+    "skip-hook-on-activate": "_hook=no; shift",
+    "cuda-detection": "_FLOX_ENV_CUDA_DETECTION_V2=1; shift",
+    "add-sbin": "_sbin=yes; shift",
+}
+
+
+def _activate(bash: str, profile_d: str, flox: str) -> str:
+    """A script that activates for a command as Flox's own of that release does, by bash's builtins alone."""
+    options = _OPTIONS[flox].split()
+    declared = ",\\\n".join(options)
+    branches = "\n".join(f"    --{name.rstrip(':')}) {_BRANCHES[name]} ;;" for name in options if name in _BRANCHES)
     return f"""\
 #!{bash}
 set -euo pipefail
-LONGOPTS="env:,\\
-env-cache:,\\
-env-project:,\\
-mode:,\\
-{option}skip-hook-on-activate"
-_env="" _hook=true _sbin={initial}
-unset FLOX_ENV_CACHE FLOX_ENV_PROJECT
-while [ $# -gt 0 ]; do
+LONGOPTS="{declared}"
+_interpreter_profile_d="{profile_d}"
+_sbin={"no" if "add-sbin" in options else "yes"} _mode=dev _hook=yes
+while true; do
   case "$1" in
-    --env) _env="$2"; shift 2 ;;
-    --env-cache) export FLOX_ENV_CACHE="$2"; shift 2 ;;
-    --env-project) export FLOX_ENV_PROJECT="$2"; shift 2 ;;
-    --mode) shift 2 ;;
-    --skip-hook-on-activate) _hook=false; shift ;;
-    --add-sbin) _sbin=true; shift ;;
+{branches}
     --) shift; break ;;
-    *) echo "unknown option $1" >&2; exit 1 ;;
+    *) echo "unrecognized option '$1'" >&2; exit 1 ;;
   esac
 done
-export FLOX_ENV="$_env" FLOX_ENV_DIRS="$_env${{FLOX_ENV_DIRS:+:$FLOX_ENV_DIRS}}"
-_front="$_env/bin"
-if [ "$_sbin" = true ]; then _front="$_front:$_env/sbin"; fi
-export PATH="$_front:$PATH" MANPATH="$_env/share/man:${{MANPATH:-}}"
-source "$_env/etc/profile.d/0100_common-run-mode-paths.sh"
-if [ -f "$_env/activate.d/envrc" ]; then source "$_env/activate.d/envrc"; fi
-if [ "$_hook" = true ] && [ -e "$_env/activate.d/hook-on-activate" ]; then
+export FLOX_ENV="$_FLOX_ENV"
+for _key in FLOX_ENV_CACHE FLOX_ENV_PROJECT{" FLOX_ENV_DESCRIPTION" if "env-description:" in options else ""}; do
+  _private="_$_key"
+  if [ -n "${{!_private-}}" ]; then export "$_key=${{!_private}}"; else unset "$_key"; fi
+done
+# A colon list with the words in front of it, each entry once.
+_with_front() {{
+  local IFS=: list="$1" seen=: result="" entry
+  shift
+  for entry in "$@" $list; do
+    case "$seen" in *":$entry:"*) continue ;; esac
+    seen="$seen$entry:" result="$result${{result:+:}}$entry"
+  done
+  _joined="$result"
+}}
+case ":${{FLOX_ENV_DIRS:-}}:" in
+  *":$FLOX_ENV:"*) ;;
+  *) FLOX_ENV_DIRS="$FLOX_ENV${{FLOX_ENV_DIRS:+:$FLOX_ENV_DIRS}}" ;;
+esac
+_bin=() _man=()
+IFS=: read -r -a _dirs <<<"$FLOX_ENV_DIRS"
+for _dir in "${{_dirs[@]}}"; do
+  _bin+=("$_dir/bin") _man+=("$_dir/share/man")
+  if [ "$_sbin" = yes ]; then _bin+=("$_dir/sbin"); fi
+done
+_with_front "$PATH" "${{_bin[@]}}"; PATH="$_joined"
+_with_front "${{MANPATH:-}}" "${{_man[@]}}"; MANPATH="$_joined:"
+export FLOX_ENV_DIRS PATH MANPATH
+case "$_mode" in
+  dev) for _script in "$_interpreter_profile_d"/*.sh; do source "$_script"; done ;;
+  run) source "$_interpreter_profile_d/0100_common-run-mode-paths.sh" ;;
+  *) echo "Option --mode requires 'dev' or 'run'." >&2; exit 1 ;;
+esac
+if [ -f "$FLOX_ENV/activate.d/envrc" ]; then source "$FLOX_ENV/activate.d/envrc"; fi
+if [ "$_mode" = dev ]; then
+  for _script in "$FLOX_ENV"/etc/profile.d/*.sh; do
+    if [ ! -e "$_interpreter_profile_d/${{_script##*/}}" ]; then source "$_script"; fi
+  done
+fi
+if [ "$_hook" = yes ] && [ -e "$FLOX_ENV/activate.d/hook-on-activate" ]; then
   set +euo pipefail
-  source "$_env/activate.d/hook-on-activate" 1>&2
+  source "$FLOX_ENV/activate.d/hook-on-activate" 1>&2
+  set -euo pipefail
 fi
 exec "$@"
 """

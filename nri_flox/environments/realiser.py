@@ -18,11 +18,14 @@ from typing import Protocol
 from nri_flox.environments.catalogue import Catalogue
 from nri_flox.environments.closure import NoClosure, closure
 from nri_flox.environments.lane import Lane
+from nri_flox.environments.scripts import place
 from nri_flox.environments.source import REFUSALS, Found, Missing, Source, ends_all
 from nri_flox.environments.view import ViewError, lay_out
 from nri_flox.flox.activation import plan
 from nri_flox.flox.environment import NOTHING, Environment, Failure, Fault, Standing, Want
-from nri_flox.flox.rendered import RenderedError, read
+from nri_flox.flox.reference import Mode
+from nri_flox.flox.rendered import Rendered, RenderedError, read
+from nri_flox.flox.scripts import NoScripts, scripts
 from nri_flox.flox.store import Store
 from nri_flox.flox.token import Lent
 from nri_flox.flox.wording import clean
@@ -224,12 +227,14 @@ class Realiser:
             known = self._catalogue.standing(want).environment
             if known is not None and (known.store_path, known.reference) == (path, reference):
                 return known
+            rendered = read(layout.store, path, members)
             return Environment(
                 reference,
                 want.mode,
                 path,
                 view,
-                plan(read(layout.store, path, members), want.mode, reference.environment),
+                plan(rendered, want.mode, reference.environment),
+                _scripts(layout, rendered, want.mode, reference.environment),
             )
         except (NoClosure, ViewError, RenderedError) as error:
             fault, detail = Fault.BROKEN, str(error)
@@ -237,6 +242,11 @@ class Realiser:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             fault, detail = Fault.NO_SPACE if full else Fault.BROKEN, str(error)
         raise _Failed(Failure(fault, clean(detail), source.place, time.monotonic()))
+
+
+def _scripts(layout: Layout, rendered: Rendered, mode: Mode, description: str) -> str | NoScripts:
+    made = scripts(rendered, mode, description)
+    return made if isinstance(made, NoScripts) else place(layout.view_dir, rendered.path, made)
 
 
 class _Failed(Exception):

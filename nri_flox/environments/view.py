@@ -16,7 +16,8 @@ from itertools import count
 
 from nri_flox.flox.store import Store, StorePath
 
-_UNFINISHED = ".building-"
+UNFINISHED = ".building-"
+"""How the names of what is being built in the view directory begin; a later process sweeps them away."""
 # Levels of directories in a store path. Two descriptors are open for each, and a service has 1,024 in most places.
 _MAX_DEPTH = 128
 _numbers = count()
@@ -39,7 +40,7 @@ def lay_out(view_dir: str, store: Store, path: StorePath, closure: Iterable[Stor
     view = os.path.join(view_dir, path.name)
     if os.path.isdir(view):
         return view
-    building = os.path.join(view_dir, f"{_UNFINISHED}{next(_numbers)}-{path.name}")
+    building = os.path.join(view_dir, f"{UNFINISHED}{next(_numbers)}-{path.name}")
     os.mkdir(building, 0o700)
     try:
         with _opened(building) as target, _opened(store.directory) as source:
@@ -51,7 +52,7 @@ def lay_out(view_dir: str, store: Store, path: StorePath, closure: Iterable[Stor
             os.fchmod(target, 0o555)
         os.rename(building, view)
     except OSError as error:
-        _remove(building)
+        remove(building)
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and os.path.isdir(view):
             return view  # another worker was quicker
         if error.errno == errno.EXDEV:
@@ -61,7 +62,7 @@ def lay_out(view_dir: str, store: Store, path: StorePath, closure: Iterable[Stor
             ) from None
         raise
     except BaseException:
-        _remove(building)
+        remove(building)
         raise
     return view
 
@@ -76,8 +77,8 @@ def prepare(view_dir: str) -> None:
 def sweep(view_dir: str) -> None:
     """Remove what builds of an earlier process left in `view_dir`, which no other process may use."""
     for name in os.listdir(view_dir):
-        if name.startswith(_UNFINISHED):
-            _remove(os.path.join(view_dir, name))
+        if name.startswith(UNFINISHED):
+            remove(os.path.join(view_dir, name))
 
 
 def _link(source: int, target: int, name: str) -> None:
@@ -179,7 +180,8 @@ def _opened(path: str) -> Iterator[int]:
         os.close(directory)
 
 
-def _remove(path: str) -> None:
+def remove(path: str) -> None:
+    """Remove what may lie at `path`."""
     from shutil import rmtree  # It brings in every archive format; only repairs and failures need it.
 
     if os.path.lexists(path):
