@@ -21,15 +21,17 @@ from nri_flox.adjust.decision import (
     NotReady,
     PodTokens,
     Refused,
+    Shell,
     Skipped,
     Untouched,
 )
 from nri_flox.adjust.policy import forbidden
 from nri_flox.config import Config, OnPullError
-from nri_flox.flox.activation import NeedsShell, StaticPlan
+from nri_flox.flox.activation import DEFAULT_PATH, NeedsShell, StaticPlan
 from nri_flox.flox.annotations import (
     ENVIRONMENT,
     ENVIRONMENT_OF,
+    SKIP_EXEC,
     Absent,
     InvalidAnnotation,
     PullPolicy,
@@ -39,13 +41,16 @@ from nri_flox.flox.annotations import (
     wishes,
 )
 from nri_flox.flox.environment import Environment, Fault, PodRecord, Standing, Want
-from nri_flox.flox.reference import Mode
+from nri_flox.flox.scripts import MAIN, SCRIPTS, STAND_INS, NoScripts, first_script
 from nri_flox.flox.token import Lent, TokenMount, Tokens, Unusable, choose
 from nri_flox.flox.wording import clean, quote
+from nri_flox.nri.capabilities import Capabilities
 from nri_flox.nri.nri_pb2 import Container, PodSandbox
 
 # What the plugin mounts lies below; a mount of the pod's own there would silently win over it, or be hidden by it.
 NIX = "/nix"
+
+_LONGEST_FILE_NAME = 255  # bytes, on Linux
 
 # Characters of env.
 _LONGEST_REMEMBERED = 16 * 1024
@@ -71,8 +76,8 @@ class Question:
     arrived: float
 
 
-def decide(question: Question, known: Known, config: Config, now: float) -> Decision:
-    """What becomes of the container, as things stand at `now` (monotonic seconds)."""
+def decide(question: Question, known: Known, config: Config, runtime: Capabilities, now: float) -> Decision:
+    """What becomes of the container on such a runtime, as things stand at `now` (monotonic seconds)."""
     pod, container, annotations = question.pod, question.container, question.pod.annotations
     if refusal := _handler_refusal(pod, config):
         return Refused(texts.about(container.name, _named(annotations, container.name), refusal))
@@ -87,7 +92,7 @@ def decide(question: Question, known: Known, config: Config, now: float) -> Deci
             return Skipped(wished)
     if refusal := _refusal(pod, container, wished, config):
         return Refused(texts.environment(container.name, wished.reference, refusal))
-    return _in_environment(question, wished, known, config, now)
+    return _in_environment(question, wished, known, config, runtime, now)
 
 
 def _named(annotations: Mapping[str, str], container: str) -> str | None:
@@ -123,14 +128,12 @@ def _refusal(pod: PodSandbox, container: Container, wished: Wish, config: Config
             )
     if wished.nix_mutable:
         return "can't be had: flox.dev/nix-mutable is not supported by this version of nri-flox"
-    if wished.skip_exec:
-        return "can't be had: flox.dev/skip-containers-exec is not supported by this version of nri-flox"
-    if wished.mode is Mode.DEV:
-        return "can't be had: flox.dev/activate-mode dev is not supported by this version of nri-flox"
     return None
 
 
-def _in_environment(question: Question, wished: Wish, known: Known, config: Config, now: float) -> Decision:
+def _in_environment(
+    question: Question, wished: Wish, known: Known, config: Config, runtime: Capabilities, now: float
+) -> Decision:
     container, record = question.container, known.pod(question.pod.id)
     if record is None or record.tokens is None:
         return NotReady(texts.pulling(container.name, wished.reference, now - question.arrived), PodTokens())
@@ -142,7 +145,7 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
     standing = known.standing(want)
     for candidate, seen in ((want, standing), (public, known.standing(public))):
         if environment := _usable(candidate, seen, wished, record, question.arrived, config):
-            return _activate(question, wished, candidate, environment, config)
+            return _activate(question, wished, candidate, environment, config, runtime)
 
     failure = standing.failure
     why: str | None = None
@@ -228,21 +231,68 @@ def _usable(
     return environment if out_of_reach else None
 
 
-def _activate(question: Question, wished: Wish, want: Want, environment: Environment, config: Config) -> Decision:
+def _activate(
+    question: Question, wished: Wish, want: Want, environment: Environment, config: Config, runtime: Capabilities
+) -> Decision:
     container, plan = question.container, environment.plan
-    if isinstance(plan, StaticPlan):
+    metrics_disabled = _metrics_disabled(wished, config)
+    if not isinstance(plan, StaticPlan):
+        part, reason = plan.part, plan.reason
+    elif wished.skip_exec:
+        part, reason = plan, f"{SKIP_EXEC} names the container"
+    else:
         env = _of_interest(container, plan.inputs)
         # Replicas are alike in what the plan looks at, so most answers are there already. What a pod can make us
         # remember is bounded.
         adjust = _adjust if sum([len(value) for value in env if value]) < _LONGEST_REMEMBERED else _adjust.__wrapped__
-        decision = adjust(want, environment, env, _metrics_disabled(wished, config))
+        decision = adjust(want, environment, env, metrics_disabled)
         if isinstance(decision, Adjust):
             return decision
-        reason = decision.reason
+        part, reason = plan, decision.reason
+    shell = _shell(container, environment, runtime, outside=wished.skip_exec)
+    if isinstance(shell, str):
+        text = f"needs a shell to be activated ({reason}), and {shell}"
+        return Refused(texts.environment(container.name, want.reference, text))
+    return Adjust(want, environment, _before_shell(container, part, shell, metrics_disabled), shell)
+
+
+def _before_shell(container: Container, part: StaticPlan, shell: Shell, metrics_disabled: bool) -> dict[str, str]:
+    """What the container's env gets where a shell activates the environment."""
+    env = _by_name(part.inputs, _of_interest(container, part.inputs))
+    front = [] if shell.stand_in is None else [MAIN]
+    if shell.outside:
+        preset = {"PATH": env.get("PATH", DEFAULT_PATH)} if front else {}
     else:
-        reason = plan.reason
-    text = f"needs a shell to be activated, which this version of nri-flox does not support: {reason}"
-    return Refused(texts.environment(container.name, want.reference, text))
+        preset = part.preset(env)
+        front.append(STAND_INS)
+    if front:
+        preset["PATH"] = ":".join([*front, preset["PATH"]])
+    if metrics_disabled:
+        preset["FLOX_DISABLE_METRICS"] = "1"
+    return preset
+
+
+def _shell(container: Container, environment: Environment, runtime: Capabilities, *, outside: bool) -> Shell | str:
+    """How a shell comes before the container's command, or why none can."""
+    scripts = environment.scripts
+    if isinstance(scripts, NoScripts):
+        return f"can't be: {scripts.reason}"
+    command = container.args[0] if container.args else ""
+    if not command:
+        return "can't be: the container has no command"
+    # What PATH can find is a file name, and no more than the kernel takes for one.
+    by_name = "/" not in command and command not in (".", "..") and len(command.encode()) <= _LONGEST_FILE_NAME
+    if runtime.rewrites_args:
+        stand_in = "attach" if by_name and not outside else None
+        return Shell(scripts, command, (f"{SCRIPTS}/start", *container.args), stand_in, outside)
+    if not by_name:
+        return (
+            f"{runtime} can't have a shell put before the command {quote(command)}, which is no bare name; "
+            f"{runtime.release_with_args} and later can; until then, name a program that is found through PATH, "
+            "such as sh with the path as its argument"
+        )
+    own = any(namespace.type == "pid" and not namespace.path for namespace in container.linux.namespaces)
+    return Shell(scripts, command, (), first_script(own_processes=own, outside=outside), outside)
 
 
 def _of_interest(container: Container, names: tuple[str, ...]) -> tuple[str | None, ...]:
@@ -256,13 +306,17 @@ def _of_interest(container: Container, names: tuple[str, ...]) -> tuple[str | No
     return tuple(values)
 
 
+def _by_name(names: tuple[str, ...], values: tuple[str | None, ...]) -> dict[str, str]:
+    return {name: value for name, value in zip(names, values, strict=True) if value is not None}
+
+
 @lru_cache(maxsize=256)
 def _adjust(
     want: Want, environment: Environment, env: tuple[str | None, ...], metrics_disabled: bool
 ) -> Adjust | NeedsShell:
     plan = environment.plan
     assert isinstance(plan, StaticPlan)
-    environ = plan.environ({name: value for name, value in zip(plan.inputs, env, strict=True) if value is not None})
+    environ = plan.environ(_by_name(plan.inputs, env))
     if isinstance(environ, NeedsShell):
         return environ
     if metrics_disabled:

@@ -26,16 +26,33 @@ class Skipped:
     reason: Absent
 
 
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A shell in the container activates the environment, by the scripts in the node's directory `scripts`.
+
+    `args` is the container's command rewritten, empty where it stays. `stand_in` names the script that stands at the
+    front of PATH for a command of the name `command`, if any does. `outside`: what is run by exec has no environment.
+    """
+
+    scripts: str
+    command: str
+    args: tuple[str, ...]
+    stand_in: str | None
+    outside: bool
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Adjust:
     """The container runs in `environment`; `environ` is what its env gets beyond the environment's constants.
 
     Compared by identity: containers that are alike share one, and with it the bytes that say it.
+    Without `shell` the env is all that the activation does.
     """
 
     want: Want
     environment: Environment
     environ: Mapping[str, str]
+    shell: Shell | None = None
 
 
 @dataclass(frozen=True, slots=True)

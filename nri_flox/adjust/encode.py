@@ -6,13 +6,15 @@ merged message, so an answer is those bytes followed by the few that depend on t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from nri_flox import __version__
-from nri_flox.adjust.decision import Adjust
+from nri_flox.adjust.decision import Adjust, Shell
 from nri_flox.flox.activation import FLOX_ENV_CACHE, StaticPlan
 from nri_flox.flox.environment import Environment
 from nri_flox.flox.reference import Reference
+from nri_flox.flox.scripts import MAIN, SCRIPTS, STATE
 from nri_flox.nri.nri_pb2 import ContainerAdjustment, CreateContainerResponse, KeyValue, Mount
 
 RESOLVED_ENVIRONMENT = "flox.dev/resolved-environment"
@@ -25,41 +27,77 @@ STORE = "/nix/store"
 UNCHANGED = b""
 
 
-@lru_cache(maxsize=256)
 def answer(decision: Adjust) -> bytes:
     """The serialised CreateContainerResponse for an adjusted container."""
-    environ = [KeyValue(key=name, value=value) for name, value in decision.environ.items()]
-    variable = CreateContainerResponse(adjust=ContainerAdjustment(env=environ))
-    return _constant(decision.environment, decision.want.reference) + variable.SerializeToString()
+    return _static(decision) if decision.shell is None else _by_shell(decision, decision.shell)
+
+
+@lru_cache(maxsize=256)
+def _static(decision: Adjust) -> bytes:
+    constant = _constant_static(decision.environment, decision.want.reference)
+    return constant + _response(ContainerAdjustment(env=_env(decision.environ.items())))
+
+
+def _by_shell(decision: Adjust, shell: Shell) -> bytes:
+    mounts = []
+    if shell.stand_in is not None:
+        mounts.append(_read_only(f"{shell.scripts}/{shell.stand_in}", f"{MAIN}/{shell.command}"))
+    constant = _constant_by_shell(decision.environment, decision.want.reference, shell.scripts, shell.outside)
+    return constant + _response(ContainerAdjustment(env=_env(decision.environ.items()), args=shell.args, mounts=mounts))
 
 
 @lru_cache(maxsize=4096)
-def _constant(environment: Environment, asked: Reference) -> bytes:
+def _constant_static(environment: Environment, asked: Reference) -> bytes:
     assert isinstance(environment.plan, StaticPlan)
+    return _constant(environment, asked, environment.plan.constants, [])
+
+
+@lru_cache(maxsize=4096)
+def _constant_by_shell(environment: Environment, asked: Reference, scripts: str, outside: bool) -> bytes:
+    plan = environment.plan
+    part = plan if isinstance(plan, StaticPlan) else plan.part
+    mounts = [_read_only(scripts, SCRIPTS), _scratch(STATE, "noexec")]
+    return _constant(environment, asked, () if outside else part.preset_constants, mounts)
+
+
+def _constant(
+    environment: Environment, asked: Reference, constants: Iterable[tuple[str, str]], mounts: Iterable[Mount]
+) -> bytes:
     resolved = asked.at(environment.reference.generation)
-    return CreateContainerResponse(
-        adjust=ContainerAdjustment(
+    return _response(
+        ContainerAdjustment(
             mounts=[
-                Mount(
-                    destination=STORE,
-                    type="bind",
-                    source=environment.view,
-                    options=["bind", "ro", "nosuid", "nodev", "rprivate"],
-                ),
-                # A cache of the container's own, which its user can write whoever it is, and gone with it. Programs
-                # are run from there (Python's virtual environments live in it), so it is not `noexec`.
-                Mount(
-                    destination=FLOX_ENV_CACHE,
-                    type="tmpfs",
-                    source="tmpfs",
-                    options=["mode=1777", "nosuid", "nodev"],
-                ),
+                _read_only(environment.view, STORE),
+                # Programs are run from there (Python's virtual environments live in it), so it is not `noexec`.
+                _scratch(FLOX_ENV_CACHE),
+                *mounts,
             ],
-            env=[KeyValue(key=name, value=value) for name, value in environment.plan.constants],
+            env=_env(constants),
             annotations={
                 RESOLVED_ENVIRONMENT: str(resolved),
                 STORE_PATH: str(environment.store_path),
                 PLUGIN_VERSION: __version__,
             },
         )
-    ).SerializeToString(deterministic=True)
+    )
+
+
+def _response(adjustment: ContainerAdjustment) -> bytes:
+    return CreateContainerResponse(adjust=adjustment).SerializeToString(deterministic=True)
+
+
+def _env(variables: Iterable[tuple[str, str]]) -> list[KeyValue]:
+    return [KeyValue(key=name, value=value) for name, value in variables]
+
+
+def _read_only(source: str, destination: str) -> Mount:
+    return Mount(
+        destination=destination, type="bind", source=source, options=["bind", "ro", "nosuid", "nodev", "rprivate"]
+    )
+
+
+def _scratch(destination: str, *options: str) -> Mount:
+    """A directory of the container's own, which its user can write whoever it is, and gone with it."""
+    return Mount(
+        destination=destination, type="tmpfs", source="tmpfs", options=["mode=1777", "nosuid", "nodev", *options]
+    )

@@ -27,6 +27,7 @@ from nri_flox.flox.annotations import names_environment
 from nri_flox.flox.annotations import unknown as unknown_annotations
 from nri_flox.flox.environment import Failure, PodRecord, Want
 from nri_flox.flox.wording import clean
+from nri_flox.nri.capabilities import Capabilities
 from nri_flox.nri.nri_pb2 import Container, FailurePolicy, PodSandbox
 from nri_flox.nri.plugin import Plugin, RuntimeInfo, launch_from
 from nri_flox.service import logs, notify
@@ -50,6 +51,9 @@ _MARGIN = 0.02  # seconds
 
 # A worker in the middle of Python code keeps the interpreter for this long at most before a request gets it.
 _SWITCH_INTERVAL = 0.0001  # seconds
+
+# Until it has configured the plugin, a runtime is taken for the oldest.
+_UNKNOWN = Capabilities.of("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,8 @@ class Service:
         """The decision, after waiting for what it needs as far as there is time."""
         catalogue, pod = setting.supply.catalogue, question.pod
         news, now = catalogue.news, question.arrived
-        decision = decide(question, catalogue, setting.config, now)
+        runtime = _UNKNOWN if self._runtime is None else self._runtime.capabilities
+        decision = decide(question, catalogue, setting.config, runtime, now)
         if not isinstance(decision, NotReady) or decision.need is None:
             return decision
         until = now + min(setting.budget, setting.waits.left(now))
@@ -182,7 +187,7 @@ class Service:
             if now >= until or not catalogue.changed(news, until - now):
                 break
             news, now = catalogue.news, time.monotonic()
-            decision = decide(question, catalogue, setting.config, now)
+            decision = decide(question, catalogue, setting.config, runtime, now)
         setting.waits.used(question.arrived, time.monotonic())
         return decision
 

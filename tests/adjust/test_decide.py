@@ -30,15 +30,29 @@ from nri_flox.flox.environment import (
     Standing,
     Want,
 )
+from nri_flox.flox.envrc import Expansion
 from nri_flox.flox.reference import Mode, Reference
+from nri_flox.flox.scripts import NoScripts
 from nri_flox.flox.store import StorePath
 from nri_flox.flox.token import Lent, Token, Tokens, Unusable
-from nri_flox.nri.nri_pb2 import Container, ContainerAdjustment, CreateContainerResponse, Mount, PodSandbox
+from nri_flox.nri.capabilities import Capabilities
+from nri_flox.nri.nri_pb2 import (
+    Container,
+    ContainerAdjustment,
+    CreateContainerResponse,
+    LinuxContainer,
+    LinuxNamespace,
+    Mount,
+    PodSandbox,
+)
 
 NOW = 10_000.0  # seconds; the pod began ten seconds before
 BEGAN = NOW - 10
 LONG_AGO = NOW - 3_600
 DAYS_AGO = NOW - 200_000
+
+OLDER = Capabilities.of("containerd", "1.7.24")
+NEWER = Capabilities.of("containerd", "2.3.0", "0.12.0")
 
 UID = "6f4c2a1e-1111-2222-3333-444455556666"
 VOLUMES = f"/var/lib/kubelet/pods/{UID}/volumes"
@@ -55,11 +69,16 @@ STATIC = StaticPlan(
     path_suffixes=("bin",),
     assignments=(),
     inputs=("PATH",),
+    withheld=frozenset({"PATH"}),
 )
 
 
-def environment(reference: Reference = TOOLS, plan: StaticPlan | ScriptedPlan | None = None) -> Environment:
-    return Environment(reference, Mode.RUN, PATH, "/nix/var/nri-flox/view", plan or STATIC)
+def environment(
+    reference: Reference = TOOLS,
+    plan: StaticPlan | ScriptedPlan | None = None,
+    scripts: str | NoScripts = "/nix/var/nri-flox/scripts",
+) -> Environment:
+    return Environment(reference, Mode.RUN, PATH, "/nix/var/nri-flox/view", plan or STATIC, scripts)
 
 
 @dataclass
@@ -93,6 +112,7 @@ def ask(
     *,
     config: Config | None = None,
     handler: str = "",
+    runtime: Capabilities = OLDER,
     **container: Any,
 ) -> Decision:
     """Ask for the container `main`; without annotations the pod wants acme/tools."""
@@ -102,7 +122,7 @@ def ask(
         id="sandbox", uid=UID, name="web-0", namespace="shop", annotations=annotations, runtime_handler=handler
     )
     question = Question(pod, Container(**{"name": "main", "env": ["PATH=/bin"], **container}), NOW)
-    return decide(question, known, config or Config(), NOW)
+    return decide(question, known, config or Config(), runtime, NOW)
 
 
 def text(decision: Decision) -> str:
@@ -248,9 +268,125 @@ def test_without_a_rule_the_policys_default_decides() -> None:
     assert "the policy of this node does not allow" in text(ask(config=config))
 
 
-def test_environment_that_needs_a_shell_is_refused_with_the_reason() -> None:
-    known = knowing(Standing(environment=environment(plan=ScriptedPlan("it has a hook")), checked=BEGAN))
-    assert "it has a hook" in text(ask(known=known))
+# What only a shell can activate is activated by one in the container.
+
+HOOK = knowing(Standing(environment=environment(plan=ScriptedPlan("it has a hook", STATIC)), checked=BEGAN))
+SCRIPTS = "/nix/nri-flox/scripts"
+OWN_PROCESSES = LinuxContainer(
+    namespaces=[LinuxNamespace(type="pid"), LinuxNamespace(type="ipc", path="/proc/7/ns/ipc")]
+)
+SHARED_PROCESSES = LinuxContainer(namespaces=[LinuxNamespace(type="pid", path="/proc/7/ns/pid")])
+OUTSIDE = {"flox.dev/environment": "acme/tools", "flox.dev/skip-containers-exec": "main"}
+
+
+def env(adjusted: ContainerAdjustment) -> dict[str, str]:
+    names = [entry.key for entry in adjusted.env]
+    assert len(names) == len(set(names)), "a variable comes twice"
+    return {entry.key: entry.value for entry in adjusted.env}
+
+
+def stand_in(adjusted: ContainerAdjustment) -> tuple[str, str] | None:
+    """What is mounted as the stand-in for the main command: its name, and the script."""
+    for mount in adjusted.mounts:
+        if mount.destination.startswith("/nix/nri-flox/main/"):
+            assert "ro" in mount.options
+            return mount.destination.removeprefix("/nix/nri-flox/main/"), mount.source.rpartition("/")[2]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("runtime", "command", "args", "stands_in"),
+    [
+        # Where the command can be rewritten, a script comes before it, and a stand-in is for those who exec later.
+        (NEWER, ["serve", "-v"], [f"{SCRIPTS}/start", "serve", "-v"], ("serve", "attach")),
+        (NEWER, ["/bin/serve"], [f"{SCRIPTS}/start", "/bin/serve"], None),
+        (NEWER, ["./run"], [f"{SCRIPTS}/start", "./run"], None),
+        (NEWER, ["x" * 256], [f"{SCRIPTS}/start", "x" * 256], None),
+        # Elsewhere the script stands in for the command.
+        (OLDER, ["serve", "-v"], [], ("serve", "first-attach")),
+        (OLDER, ["a b%\n"], [], ("a b%\n", "first-attach")),
+    ],
+)
+def test_a_script_comes_before_the_command(
+    runtime: Capabilities, command: list[str], args: list[str], stands_in: tuple[str, str] | None
+) -> None:
+    adjusted = adjustment(ask(known=HOOK, runtime=runtime, args=command, linux=OWN_PROCESSES))
+    assert list(adjusted.args) == args
+    assert stand_in(adjusted) == stands_in
+    front = "/nix/nri-flox/main:" if stands_in else ""
+    assert env(adjusted)["PATH"] == f"{front}{SCRIPTS}/bin:{PATH}/bin:/bin"
+    assert env(adjusted)["FLOX_ENV"] == str(PATH)
+
+
+def test_scripts_and_a_place_for_what_they_note_are_mounted() -> None:
+    mounts = {mount.destination: mount for mount in adjustment(ask(known=HOOK, args=["serve"])).mounts}
+    assert mounts[SCRIPTS].source == "/nix/var/nri-flox/scripts"
+    assert "ro" in mounts[SCRIPTS].options
+    assert mounts["/nix/nri-flox/state"].type == "tmpfs"
+    assert "mode=1777" in mounts["/nix/nri-flox/state"].options
+
+
+@pytest.mark.parametrize("linux", [SHARED_PROCESSES, LinuxContainer()], ids=["the pod's", "the node's"])
+def test_first_process_of_a_shared_namespace_is_known_by_its_claim(linux: LinuxContainer) -> None:
+    assert stand_in(adjustment(ask(known=HOOK, args=["serve"], linux=linux))) == ("serve", "claim-attach")
+
+
+@pytest.mark.parametrize("command", ["/bin/serve", "./run", "bin/serve", ".", "..", "é" * 128])
+def test_runtime_that_cannot_rewrite_a_command_is_named_with_what_to_do(command: str) -> None:
+    said = text(ask(known=HOOK, args=[command]))
+    for word in ["it has a hook", "containerd 1.7.24 (NRI 0.6)", "containerd 2.2", command[:10], "through PATH"]:
+        assert word in said
+    assert isinstance(ask(args=[command]), Adjust), "a static environment needs none of it"
+
+
+def test_container_without_a_command_is_refused() -> None:
+    for runtime in (OLDER, NEWER):
+        assert "no command" in text(ask(known=HOOK, runtime=runtime))
+
+
+def test_environment_whose_activate_cannot_be_run_is_refused_only_if_it_must_be() -> None:
+    reason = NoScripts("its activate script is missing")
+    scripted = environment(plan=ScriptedPlan("it has a hook", STATIC), scripts=reason)
+    said = text(ask(known=knowing(Standing(environment=scripted, checked=BEGAN)), args=["serve"]))
+    assert "it has a hook" in said
+    assert "its activate script is missing" in said
+    known = knowing(Standing(environment=environment(scripts=reason), checked=BEGAN))
+    assert isinstance(ask(known=known, args=["serve"]), Adjust)
+
+
+def test_variable_that_only_the_process_knows_takes_a_shell_in_that_container_alone() -> None:
+    plan = replace(STATIC, assignments=(("DATA", (Expansion("HOME"), "/data")),), inputs=("HOME", "PATH"))
+    known = knowing(Standing(environment=environment(plan=plan), checked=BEGAN))
+    assert adjustment(ask(known=known, runtime=NEWER, args=["serve"])).args
+    with_home = adjustment(ask(known=known, runtime=NEWER, args=["serve"], env=["PATH=/bin", "HOME=/h"]))
+    assert not with_home.args
+    assert env(with_home)["DATA"] == "/h/data"
+
+
+@pytest.mark.parametrize("known", [READY, HOOK], ids=["static", "scripted"])
+@pytest.mark.parametrize(
+    ("runtime", "args", "path", "stands_in"),
+    [
+        (NEWER, [f"{SCRIPTS}/start", "serve"], None, None),
+        # An older runtime can hide all but the one directory that the main command is found in.
+        (OLDER, [], "/nix/nri-flox/main:/bin", ("serve", "first-outside")),
+    ],
+)
+def test_commands_run_by_exec_can_be_left_outside(
+    known: Known, runtime: Capabilities, args: list[str], path: str | None, stands_in: tuple[str, str] | None
+) -> None:
+    adjusted = adjustment(ask(OUTSIDE, known, runtime=runtime, args=["serve"], linux=OWN_PROCESSES))
+    assert list(adjusted.args) == args
+    assert env(adjusted) == ({} if path is None else {"PATH": path})
+    assert stand_in(adjusted) == stands_in
+
+
+def test_dev_mode_wants_the_output_for_it() -> None:
+    asked = {"flox.dev/environment": "acme/tools", "flox.dev/activate-mode": "dev"}
+    decision = ask(asked, Known())
+    assert isinstance(decision, NotReady)
+    assert isinstance(decision.need, Fetch)
+    assert decision.need.want == Want(TOOLS, Mode.DEV, None)
 
 
 # What isn't on the node is fetched, and meanwhile the runtime gets a text.

@@ -199,7 +199,7 @@ def test_a_full_file_system_leaves_nothing_behind(small: Node) -> None:
 
 def test_a_build_that_was_killed_is_not_taken_for_a_view(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     node.write(TOOL, "file")
-    monkeypatch.setattr("nri_flox.environments.view._remove", lambda _path: None)  # as a kill would
+    monkeypatch.setattr("nri_flox.environments.view.remove", lambda _path: None)  # as a kill would
     with pytest.raises(FileNotFoundError):
         node.lay_out(TOOL, named("missing"))
     monkeypatch.undo()

@@ -55,7 +55,7 @@ def test_path_ends_with_the_usual_default_where_the_container_has_none(node: Nod
 
 
 def test_an_older_environment_brings_its_sbin(node: Node) -> None:
-    environment = publish(node, add_sbin=False)
+    environment = publish(node, flox="1.9")
     container = node.pod(environment=environment.reference).container(["true"])
     assert container.env["PATH"] == f"{environment.bin}:{environment.path}/sbin:{IMAGE_PATH}"
 
