@@ -32,11 +32,6 @@ BAD_ANNOTATIONS: list[tuple[Mapping[str, str], list[str]]] = [
     ),
     ({**TOOLS, "flox.dev/skip-containers": "*," * 200}, ["flox.dev/skip-containers", "patterns"]),
     ({**TOOLS, "flox.dev/nix-mutable": "true"}, ["acme/tools", "flox.dev/nix-mutable", "not supported"]),
-    ({**TOOLS, "flox.dev/activate-mode": "dev"}, ["acme/tools", "flox.dev/activate-mode", "not supported"]),
-    (
-        {**TOOLS, "flox.dev/skip-containers-exec": "m*"},
-        ["acme/tools", "flox.dev/skip-containers-exec", "not supported"],
-    ),
 ]
 
 
@@ -70,13 +65,14 @@ def test_what_is_published_after_a_refusal_is_found_by_a_later_try(node: Node) -
 
 
 @pytest.mark.parametrize("rendering", [{"hook": "echo hello"}, {"vars": {"NOW": "$(date)"}}], ids=["hook", "command"])
-def test_an_environment_that_needs_a_shell(node: Node, rendering: dict[str, Any]) -> None:
+def test_an_environment_that_needs_a_shell_and_has_none_in_its_closure(node: Node, rendering: dict[str, Any]) -> None:
     environment = publish(node, **rendering)
     text = refusal(node.pod(environment=environment.reference))
     assert text.startswith(f'flox: environment {environment.reference} for container "main" needs a shell')
+    assert "the interpreter of its activate script does not belong to its closure" in text
 
 
-def test_a_variable_that_only_the_process_knows_needs_a_shell(node: Node) -> None:
+def test_a_variable_that_only_the_process_knows_needs_a_shell_too(node: Node) -> None:
     environment = publish(node, vars={"DATA": "$HOME/data"})
     pod = node.pod(environment=environment.reference)
     assert "HOME is not in the container's env" in refusal(pod)
