@@ -1,7 +1,8 @@
 """Scripts directories: what `nri_flox.flox.scripts` says, as files that containers mount, made once for each content.
 
 A directory never changes once it is there, since running containers have it mounted; other texts (of another version
-of this program, or for another name of the same environment) become another directory.
+of this program, or for another name of the same environment) become another directory, and so do the same texts where a
+power cut has left something else of them.
 """
 
 from __future__ import annotations
@@ -41,8 +42,6 @@ def _make(view_dir: str, directory: str, scripts: Scripts) -> None:
             with open(os.path.join(building, name), "x", encoding="utf-8", errors="surrogateescape") as file:
                 file.write(text)
                 os.fchmod(file.fileno(), 0o555)
-                file.flush()
-                os.fsync(file.fileno())
         for name in scripts.stand_ins:
             os.symlink("../attach", os.path.join(stand_ins, name))
         os.chmod(stand_ins, 0o555)  # noqa: S103 - any user of a container may be who runs them

@@ -253,3 +253,22 @@ def test_a_hostile_envrc_takes_little_time_and_room(envrc: str) -> None:
         made = made.environ({"X": "x" * 10000, "E": ""})  # type: ignore[assignment]
     assert isinstance(made, ScriptedPlan | NeedsShell)
     assert time.perf_counter() - began < 2
+
+
+def test_what_needs_no_shell_is_known_of_a_scripted_environment_too() -> None:
+    envrc = DEFAULTS + 'export LEVEL=debug\nexport DATA="$ROOT/data"\nexport OPTS="$OPTS -v"\n'
+    made = plan(rendered(envrc, has_hook=True), Mode.RUN)
+    assert isinstance(made, ScriptedPlan)
+    preset = made.part.preset({"ROOT": "/srv", "OPTS": "-x", "PATH": "/bin"})
+    assert dict(made.part.preset_constants)["LEVEL"] == "debug"
+    assert preset["DATA"] == "/srv/data"
+    assert preset["PATH"] == f"{ENV}/bin:/bin"
+    assert preset["SSL_CERT_FILE"] == "/nix/store/ca/ca.crt"
+    assert "OPTS" not in preset, "the activation would add to it again"
+
+
+def test_search_paths_are_known_of_any_environment() -> None:
+    made = plan(rendered('export A="$(date)"\n'), Mode.RUN)
+    assert isinstance(made, ScriptedPlan)
+    assert made.part.preset({"PATH": "/bin"}).keys() == {"PATH", "MANPATH", "FLOX_ENV_DIRS"}
+    assert made.part.preset({"PATH": "x" * 20_000})["PATH"].startswith(f"{ENV}/bin:x")

@@ -153,6 +153,24 @@ def test_a_value_of_any_text_is_bash_or_is_left_to_it(
     compare(directory, f'export A="{value}"\n', container_env)
 
 
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(envrc=scripts, container_env=environments)
+@example(envrc='export A="${B:-x}"\nexport B=1\n', container_env={})
+@example(envrc='export A="$A:x"\nexport C="$A"\n', container_env={"A": "a"})
+@example(envrc='export PATH="$PATH:/x"\nexport MANPATH=/m\n', container_env={"PATH": "/bin"})
+@example(envrc='export A="${A:-$B}"\nexport B="$E"\n', container_env={"B": "b", "E": "e"})
+def test_what_is_preset_for_a_shell_does_not_change_where_it_ends(
+    directory: Path, envrc: str, container_env: dict[str, str]
+) -> None:
+    made = plan(rendered(envrc), Mode.RUN)
+    part = made.part if isinstance(made, ScriptedPlan) else made
+    preset = dict(part.preset_constants) | part.preset(container_env)
+    event("more than search paths" if preset.keys() - {"PATH", "MANPATH", "FLOX_ENV_DIRS"} else "search paths")
+    alone = after_bash(directory, envrc, container_env)
+    if alone is not None:
+        assert after_bash(directory, envrc, container_env | preset) == alone
+
+
 def compare(directory: Path, envrc: str, container_env: dict[str, str]) -> None:
     static = plan(rendered(envrc), Mode.RUN)
     if isinstance(static, ScriptedPlan):

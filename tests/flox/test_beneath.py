@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nri_flox.flox.beneath import UnsafeFile, is_present, read_regular
+from nri_flox.flox.beneath import UnsafeFile, is_present, list_directory, read_regular
 
 
 @pytest.fixture
@@ -298,3 +298,31 @@ class TestPresence:
         (root / "away").symlink_to("..")
         with pytest.raises(UnsafeFile):
             is_present(str(root), "away/secret")
+
+
+def list_names(root: Path, relative: str, limit: int = 10) -> list[str]:
+    return sorted(list_directory(str(root), relative, limit=limit))
+
+
+def test_a_directory_is_listed_through_links_inside(root: Path) -> None:
+    (root / "dir" / "other").touch()
+    (root / "link").symlink_to("dir")
+    assert list_names(root, "link") == ["file", "other"]
+
+
+def test_names_that_are_not_utf_8_are_left_out_of_a_list(root: Path) -> None:
+    Path(os.fsdecode(os.fsencode(root / "dir") + b"/\xff")).touch()
+    assert list_names(root, "dir") == ["file"]
+
+
+def test_a_directory_with_too_many_entries_is_refused(root: Path) -> None:
+    (root / "dir" / "other").touch()
+    with pytest.raises(UnsafeFile, match="more than 1 entries"):
+        list_names(root, "dir", limit=1)
+
+
+@pytest.mark.parametrize("target", ["/etc", "../..", "dir/file"])
+def test_what_is_no_directory_inside_is_not_listed(root: Path, target: str) -> None:
+    (root / "link").symlink_to(target)
+    with pytest.raises(UnsafeFile):
+        list_names(root, "link")
