@@ -88,9 +88,13 @@ def scripts(rendered: Rendered, mode: Mode, description: str, *, patience: float
             enter=f"{SCRIPTS}/enter",
             main=MAIN,
             stand_ins=STAND_INS,
-            state=STATE,
+            note=_PRIVATELY.format(words='"${_nf_env[@]}"', file=f"{STATE}/before"),
         ),
-        "enter": _ENTER.format(state=STATE),
+        "enter": _ENTER.format(
+            state=STATE,
+            not_ours=_NOT_OURS,
+            note=_PRIVATELY.format(words='"${_nf_notes[@]}" =', file=f"{STATE}/env"),
+        ),
         "attach": _ATTACH.format(
             state=STATE, main=MAIN, stand_ins=STAND_INS, tries=round(patience / 0.05), patience=f"{patience:g}"
         ),
@@ -122,7 +126,21 @@ def _options(rendered: Rendered, mode: Mode, description: str) -> str:
 
 # All of them run with `-p`, so that BASH_ENV, SHELLOPTS and functions of the container's env mean nothing to them and
 # go on to the command as they are; `set +p` before the end, for SHELLOPTS is passed on where the env has it. Names
-# of their own begin with `_nf_`, for a variable of the container's env would be changed under the same name.
+# of their own begin with `_nf_`, for a variable of the container's env would be changed under the same name. They stand
+# in the way of every command, so nothing in them forks: hence the umask from /proc.
+
+# What the container's user writes there is for nobody else to read.
+_PRIVATELY = """\
+while read -r _nf_key _nf_umask; do
+  if [[ $_nf_key == Umask: ]]; then break; fi
+done </proc/self/status
+umask 077
+if ! printf '%s\\0' {words} >{file}; then
+  printf 'flox: %s cannot be written\\n' {file} >&2
+  exit 126
+fi
+umask "$_nf_umask"
+"""
 
 _START = """\
 for _nf_dir in {main} {stand_ins}; do
@@ -133,10 +151,7 @@ if [[ ! -x {activate} ]]; then
   exit 126
 fi
 mapfile -d '' -t _nf_env </proc/self/environ
-if ! (umask 077 && printf '%s\\0' "${{_nf_env[@]}}" >{state}/before); then
-  printf 'flox: %s cannot be written\\n' {state} >&2
-  exit 126
-fi
+{note}\
 export FLOX_ENV_DESCRIPTION={description} FLOX_PROMPT_ENVIRONMENTS={name} FLOX_ENV_CACHE={cache}
 set +p
 exec {activate} {options} -- {enter} "$@"
@@ -147,45 +162,45 @@ exec {activate} {options} -- {enter} "$@"
 _ENTER = """\
 mapfile -d '' -t _nf_before <{state}/before
 mapfile -d '' -t _nf_after </proc/self/environ
-_nf_ordinary() {{
-  case $1 in
-    '' | *[!a-zA-Z0-9_]* | [0-9]*) return 1 ;;
-    _ | PWD | OLDPWD | SHLVL | SHELLOPTS | BASHOPTS | BASH_VERSINFO | UID | EUID | PPID) return 1 ;;
-  esac
-}}
-declare -A _nf_was=() _nf_is=()
+declare -A _nf_was=()
 for _nf_entry in "${{_nf_before[@]}}"; do
-  _nf_name=${{_nf_entry%%=*}}
-  if _nf_ordinary "$_nf_name"; then _nf_was[$_nf_name]=$_nf_entry; fi
+  _nf_was[.${{_nf_entry%%=*}}]=$_nf_entry
 done
-_nf_notes=("${{_nf_was[PATH]-PATH=}}")
+_nf_notes=("${{_nf_was[.PATH]-PATH=}}")
+_nf_kept=0
 for _nf_entry in "${{_nf_after[@]}}"; do
   _nf_name=${{_nf_entry%%=*}}
-  if _nf_ordinary "$_nf_name"; then
-    _nf_is[$_nf_name]=yes
-    if [[ ${{_nf_was[$_nf_name]-}} != "$_nf_entry" ]]; then _nf_notes+=("$_nf_entry"); fi
+  if [[ ${{_nf_was[.$_nf_name]-}} == "$_nf_entry" ]]; then
+    _nf_kept=$((_nf_kept + 1))
+  else
+    case $_nf_name in {not_ours}) ;; *) _nf_notes+=("$_nf_entry") ;; esac
   fi
 done
-for _nf_name in "${{!_nf_was[@]}}"; do
-  if [[ ! ${{_nf_is[$_nf_name]-}} ]]; then _nf_notes+=("$_nf_name"); fi
-done
-if ! (umask 077 && printf '%s\\0' "${{_nf_notes[@]}}" = >{state}/env); then
-  printf 'flox: %s cannot be written\\n' {state} >&2
-  exit 126
+if ((_nf_kept != ${{#_nf_was[@]}})); then
+  for _nf_entry in "${{_nf_after[@]}}"; do
+    _nf_name=${{_nf_entry%%=*}}
+    case $_nf_name in {not_ours}) ;; *) unset -v "_nf_was[.$_nf_name]" ;; esac
+  done
+  for _nf_name in "${{!_nf_was[@]}}"; do
+    _nf_name=${{_nf_name#.}}
+    case $_nf_name in {not_ours}) ;; *) _nf_notes+=("$_nf_name") ;; esac
+  done
 fi
+{note}\
 set +p
 exec -- "$@"
 """
+_NOT_OURS = "'' | *[!a-zA-Z0-9_]* | [0-9]* | _ | PWD | OLDPWD | SHLVL | SHELLOPTS | BASHOPTS | BASH_VERSINFO | UID | EUID | PPID"
 
 _ATTACH = """\
 _nf_name=${{0##*/}}
 _nf_notes=()
 _nf_left={tries}
 while
-  if [[ -r {state}/env ]]; then mapfile -d '' -t _nf_notes <{state}/env; fi
+  if [[ -O {state}/env ]]; then mapfile -d '' -t _nf_notes <{state}/env; fi
   [[ ${{_nf_notes[*]: -1}} != = ]]
 do
-  if [[ -e {state}/env && ! -r {state}/env ]]; then
+  if [[ -e {state}/env && ! -O {state}/env ]]; then
     printf 'flox: %s: the environment was activated by another user\\n' "$_nf_name" >&2
     exit 126
   fi
