@@ -23,7 +23,7 @@ from nri_flox.flox.rendered import Rendered
 from nri_flox.flox.scripts import NoScripts, Scripts, first_script, scripts
 from nri_flox.flox.store import Store, StorePath
 
-PATIENCE = 0.5  # seconds
+PATIENCE = 1.0  # seconds
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changes the root directory, which only root may")
 
@@ -261,7 +261,6 @@ def test_what_the_caller_set_stays_unless_the_activation_sets_it(make_place: Mak
 def test_a_stand_in_never_finds_itself(make_place: MakePlace) -> None:
     place = make_place(hook=":")
     place.main(*SHOW)
-    (place.root / f"nix/store/{place.environment.name}/bin").exists()
     said = place.exec("bash", "-c", "echo $0 $BASH_VERSION; command -v bash; echo $PATH")
     assert said.stdout.startswith("bash 5."), "the closure's, where the image has none"
     assert "nri-flox" not in said.stdout
@@ -273,7 +272,7 @@ def test_a_stand_in_never_finds_itself(make_place: MakePlace) -> None:
 
 
 def test_exec_waits_for_the_hook(make_place: MakePlace) -> None:
-    place = make_place(hook=f"{{ sleep {PATIENCE / 2}; }}; export READY=yes")
+    place = make_place(hook=f"{{ sleep {PATIENCE / 4}; }}; export READY=yes")
     with ThreadPoolExecutor() as executor:
         main = executor.submit(place.main, "sh", "-c", ":")
         assert environ(place.exec(*SHOW))["READY"] == "yes"
@@ -287,7 +286,7 @@ def test_exec_gives_up_on_a_hook_that_does_not_end(make_place: MakePlace) -> Non
     assert time.monotonic() - began >= PATIENCE
     assert (said.returncode, said.stdout) == (124, "")
     assert said.stderr == (
-        "flox: cat: the environment is still being activated after 0.5 s; its on-activate hook has not ended\n"
+        "flox: cat: the environment is still being activated after 1 s; its on-activate hook has not ended\n"
     )
 
 
