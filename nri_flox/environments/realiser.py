@@ -22,6 +22,7 @@ from nri_flox.environments.source import REFUSALS, Found, Missing, Source, ends_
 from nri_flox.environments.view import ViewError, lay_out
 from nri_flox.flox.activation import plan
 from nri_flox.flox.environment import NOTHING, Environment, Failure, Fault, Standing, Want
+from nri_flox.flox.programs import programs
 from nri_flox.flox.rendered import RenderedError, read
 from nri_flox.flox.store import Store
 from nri_flox.flox.token import Lent
@@ -230,6 +231,7 @@ class Realiser:
                 path,
                 view,
                 plan(read(layout.store, path, members), want.mode, reference.environment),
+                programs(layout.store, path, members),
             )
         except (NoClosure, ViewError, RenderedError) as error:
             fault, detail = Fault.BROKEN, str(error)

@@ -28,6 +28,8 @@ class Environment:
     store_path: StorePath
     view: str  # the directory on the node that a container sees as /nix/store
     plan: StaticPlan | ScriptedPlan
+    # Programs for places outside of the store, as (place, file in the view); see `programs`.
+    programs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
