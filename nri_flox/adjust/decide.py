@@ -25,7 +25,9 @@ from nri_flox.adjust.decision import (
     Untouched,
 )
 from nri_flox.adjust.policy import forbidden
+from nri_flox.adjust.scaffold import furnished
 from nri_flox.config import Config, OnPullError
+from nri_flox.flox.accounts import User
 from nri_flox.flox.activation import NeedsShell, StaticPlan
 from nri_flox.flox.annotations import (
     ENVIRONMENT,
@@ -60,6 +62,8 @@ class Known(Protocol):
     def standing(self, want: Want) -> Standing: ...
 
     def pod(self, sandbox_id: str) -> PodRecord | None: ...
+
+    def accounts(self, user: User | None) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,8 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
     standing = known.standing(want)
     for candidate, seen in ((want, standing), (public, known.standing(public))):
         if environment := _usable(candidate, seen, wished, record, question.arrived, config):
-            return _activate(question, wished, candidate, environment, config)
+            decision = _activate(question, wished, candidate, environment, config)
+            return furnished(decision, container, known, config) if isinstance(decision, Adjust) else decision
 
     failure = standing.failure
     why: str | None = None

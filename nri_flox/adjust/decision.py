@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nri_flox.flox.accounts import User
 from nri_flox.flox.annotations import Absent
 from nri_flox.flox.environment import Environment, Want
 from nri_flox.flox.token import Lent
+from nri_flox.nri.nri_pb2 import Mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,14 @@ class Skipped:
 class Adjust:
     """The container runs in `environment`; `environ` is what its env gets beyond the environment's constants.
 
-    Compared by identity: containers that are alike share one, and with it the bytes that say it.
+    `mounts` are those that not all containers of the environment get. Compared by identity: containers that are alike
+    share one, and with it the bytes that say it.
     """
 
     want: Want
     environment: Environment
     environ: Mapping[str, str]
+    mounts: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,14 @@ class Fetch:
     metrics: bool
 
 
-Need = PodTokens | Fetch
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """The account files for a container that runs as `user` have to be written; None: nobody knows as whom."""
+
+    user: User | None
+
+
+Need = PodTokens | Fetch | Accounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ UNCHANGED = b""
 def answer(decision: Adjust) -> bytes:
     """The serialised CreateContainerResponse for an adjusted container."""
     environ = [KeyValue(key=name, value=value) for name, value in decision.environ.items()]
-    variable = CreateContainerResponse(adjust=ContainerAdjustment(env=environ))
+    variable = CreateContainerResponse(adjust=ContainerAdjustment(env=environ, mounts=decision.mounts))
     return _constant(decision.environment, decision.want.reference) + variable.SerializeToString()
 
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+from nri_flox.flox.accounts import User
 from nri_flox.flox.environment import NOTHING, Environment, PodRecord, Standing, Want
 from nri_flox.flox.token import Tokens
 
@@ -18,6 +19,7 @@ class Catalogue:
     def __init__(self) -> None:
         self._standings: dict[Want, Standing] = {}
         self._pods: dict[str, PodRecord] = {}
+        self._accounts: dict[User | None, str] = {}
         # Held for an assignment only, never while anything is worked on.
         self._lock = threading.Condition()
         self._news = 0
@@ -27,6 +29,9 @@ class Catalogue:
 
     def pod(self, sandbox_id: str) -> PodRecord | None:
         return self._pods.get(sandbox_id)
+
+    def accounts(self, user: User | None) -> str | None:
+        return self._accounts.get(user)
 
     def add_pod(self, sandbox_id: str, record: PodRecord) -> None:
         with self._lock:
@@ -71,6 +76,11 @@ class Catalogue:
             record = self._pods.get(sandbox_id)
             if record is not None:
                 self._pods[sandbox_id] = replace(record, tokens=tokens)
+            self._tell()
+
+    def publish_accounts(self, user: User | None, directory: str) -> None:
+        with self._lock:
+            self._accounts[user] = directory
             self._tell()
 
     @property

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from nri_flox.config import Config, Source
+from nri_flox.environments import accounts
 from nri_flox.environments.catalogue import Catalogue
 from nri_flox.environments.credentials import Credentials
 from nri_flox.environments.directory import DirectorySource
@@ -17,6 +18,7 @@ from nri_flox.environments.lane import Lane
 from nri_flox.environments.realiser import Layout, Realiser, Reporter, Request
 from nri_flox.environments.source import Source as EnvironmentSource
 from nri_flox.environments.view import prepare
+from nri_flox.flox.accounts import User
 from nri_flox.flox.environment import PodRecord
 from nri_flox.flox.store import Store
 
@@ -35,6 +37,7 @@ class Supply:
         prepare(config.nix.view_dir)
         store = Store(config.nix.store_dir)
         self._credentials = Credentials(config.environments.state_dir, config.token.kubelet_root, config.token.file)
+        self._accounts_dir = os.path.join(config.environments.state_dir, "accounts")
         self._pods = Lane("pods", 1, on_error)
         self._looking: set[str] = set()
         self._realiser = Realiser(
@@ -64,6 +67,10 @@ class Supply:
         if record is not None:
             for request in foresee(record):
                 self._realiser.ask(request)
+
+    def prepare_accounts(self, user: User | None) -> None:
+        """Have the account files written for containers that run as `user`."""
+        self._pods.put(lambda: self.catalogue.publish_accounts(user, accounts.write(self._accounts_dir, user)))
 
     def close(self) -> None:
         """End the workers; a pull under way is stopped."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from nri_flox import __version__
 from nri_flox.adjust.decide import Question, decide, foreseen
-from nri_flox.adjust.decision import Adjust, Decision, NotReady, PodTokens, Refused, Skipped
+from nri_flox.adjust.decision import Accounts, Adjust, Decision, Fetch, NotReady, PodTokens, Refused, Skipped
 from nri_flox.adjust.encode import UNCHANGED, answer
 from nri_flox.config import Config, ConfigError, Log, LogLevel, load
 from nri_flox.environments.supply import StateDir, Supply
@@ -37,7 +37,7 @@ from nri_flox.ttrpc.status import Code, StatusError
 # What the config describes and this version does not do yet; who sets it is told.
 _WITHOUT_EFFECT = {
     "environments": ("preload", "keep_unused", "gc_above", "gc_until", "min_free", "max_size", "pull_memory_max"),
-    "activation": ("scaffold_images", "mutable_max_size"),
+    "activation": ("mutable_max_size",),
     "telemetry": ("sentry_dsn",),
     "metrics": ("listen", "textfile"),
 }
@@ -173,11 +173,14 @@ class Service:
         if call.deadline is not None:
             until = min(until, call.deadline - _MARGIN)
         while isinstance(decision, NotReady) and decision.need is not None:
-            if isinstance(decision.need, PodTokens):
-                catalogue.add_pod(pod.id, PodRecord(pod.uid, question.arrived))
-                setting.supply.look_at(pod.id, pod.uid)
-            else:
-                setting.supply.ask(decision.need)
+            match decision.need:
+                case PodTokens():
+                    catalogue.add_pod(pod.id, PodRecord(pod.uid, question.arrived))
+                    setting.supply.look_at(pod.id, pod.uid)
+                case Accounts(user):
+                    setting.supply.prepare_accounts(user)
+                case Fetch():
+                    setting.supply.ask(decision.need)
             now = time.monotonic()
             if now >= until or not catalogue.changed(news, until - now):
                 break
