@@ -24,6 +24,7 @@ from nri_flox.adjust.decision import (
     Skipped,
     Untouched,
 )
+from nri_flox.adjust.mutable import mutable, not_mutable
 from nri_flox.adjust.policy import forbidden
 from nri_flox.adjust.scaffold import furnished
 from nri_flox.config import Config, OnPullError
@@ -40,8 +41,9 @@ from nri_flox.flox.annotations import (
     wish,
     wishes,
 )
-from nri_flox.flox.environment import Environment, Fault, PodRecord, Standing, Want
+from nri_flox.flox.environment import Environment, Failure, Fault, Layer, PodRecord, Standing, Want
 from nri_flox.flox.reference import Mode
+from nri_flox.flox.store import StorePath
 from nri_flox.flox.token import Lent, TokenMount, Unusable, choose
 from nri_flox.flox.wording import clean, quote
 from nri_flox.nri.nri_pb2 import Container, PodSandbox
@@ -64,6 +66,8 @@ class Known(Protocol):
     def pod(self, sandbox_id: str) -> PodRecord | None: ...
 
     def accounts(self, user: User | None) -> str | None: ...
+
+    def layer(self, path: StorePath) -> Layer | Failure | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,8 @@ def _refusal(pod: PodSandbox, container: Container, wished: Wish, config: Config
                 f"can't be had: the pod mounts something of its own at {quote(place)}, and {NIX} is where the "
                 "environment goes; mount it elsewhere, or name the container in flox.dev/skip-containers"
             )
-    if wished.nix_mutable:
-        return "can't be had: flox.dev/nix-mutable is not supported by this version of nri-flox"
+    if wished.nix_mutable and (why := not_mutable(pod, container)):
+        return f"can't be had: {why}"
     if wished.skip_exec:
         return "can't be had: flox.dev/skip-containers-exec is not supported by this version of nri-flox"
     if wished.mode is Mode.DEV:
@@ -151,7 +155,11 @@ def _in_environment(question: Question, wished: Wish, known: Known, config: Conf
     for candidate, seen in ((want, standing), (public, known.standing(public))):
         if environment := _usable(candidate, seen, wished, record, question.arrived, config):
             decision = _activate(question, wished, candidate, environment, config)
-            return furnished(decision, container, known, config) if isinstance(decision, Adjust) else decision
+            if isinstance(decision, Adjust):
+                decision = furnished(decision, container, known, config)
+            if isinstance(decision, Adjust) and wished.nix_mutable:
+                decision = mutable(decision, container, known, question.arrived - config.environments.fresh_for)
+            return decision
 
     failure = standing.failure
     why: str | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from nri_flox.flox.accounts import User
 from nri_flox.flox.annotations import Absent
-from nri_flox.flox.environment import Environment, Want
+from nri_flox.flox.environment import Environment, Layer, Want
 from nri_flox.flox.token import Lent
 from nri_flox.nri.nri_pb2 import Mount
 
@@ -32,14 +32,15 @@ class Skipped:
 class Adjust:
     """The container runs in `environment`; `environ` is what its env gets beyond the environment's constants.
 
-    `mounts` are those that not all containers of the environment get. Compared by identity: containers that are alike
-    share one, and with it the bytes that say it.
+    `mounts` are those that not all containers of the environment get; the store is among them where this one has a
+    `layer` to write to. Compared by identity: containers that are alike share one, and with it the bytes that say it.
     """
 
     want: Want
     environment: Environment
     environ: Mapping[str, str]
     mounts: tuple[Mount, ...] = ()
+    layer: Layer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,14 @@ class Accounts:
     user: User | None
 
 
-Need = PodTokens | Fetch | Accounts
+@dataclass(frozen=True, slots=True)
+class WritableLayer:
+    """A layer for a container in `environment` has to be made."""
+
+    environment: Environment
+
+
+Need = PodTokens | Fetch | Accounts | WritableLayer
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,22 +30,18 @@ def answer(decision: Adjust) -> bytes:
     """The serialised CreateContainerResponse for an adjusted container."""
     environ = [KeyValue(key=name, value=value) for name, value in decision.environ.items()]
     variable = CreateContainerResponse(adjust=ContainerAdjustment(env=environ, mounts=decision.mounts))
-    return _constant(decision.environment, decision.want.reference) + variable.SerializeToString()
+    constant = _constant(decision.environment, decision.want.reference, store=decision.layer is None)
+    return constant + variable.SerializeToString()
 
 
 @lru_cache(maxsize=4096)
-def _constant(environment: Environment, asked: Reference) -> bytes:
+def _constant(environment: Environment, asked: Reference, *, store: bool) -> bytes:
     assert isinstance(environment.plan, StaticPlan)
     resolved = asked.at(environment.reference.generation)
     return CreateContainerResponse(
         adjust=ContainerAdjustment(
             mounts=[
-                Mount(
-                    destination=STORE,
-                    type="bind",
-                    source=environment.view,
-                    options=["bind", "ro", "nosuid", "nodev", "rprivate"],
-                ),
+                *([_store(environment)] if store else []),
                 # A cache of the container's own, which its user can write whoever it is, and gone with it. Programs
                 # are run from there (Python's virtual environments live in it), so it is not `noexec`.
                 Mount(
@@ -63,3 +59,8 @@ def _constant(environment: Environment, asked: Reference) -> bytes:
             },
         )
     ).SerializeToString(deterministic=True)
+
+
+def _store(environment: Environment) -> Mount:
+    options = ["bind", "ro", "nosuid", "nodev", "rprivate"]
+    return Mount(destination=STORE, type="bind", source=environment.view, options=options)

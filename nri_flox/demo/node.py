@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nri_flox.demo import cri, kubelet, packages
+from nri_flox.demo import cri, kubelet, packages, traces
 from nri_flox.demo.containerd import Containerd
 from nri_flox.demo.images import applets_of
 from nri_flox.demo.plugin import Plugin
@@ -65,6 +65,7 @@ class Node:
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
+            starting.callback(traces.unmount, self.directory)  # what containers wrote to a /nix of their own
             starting.enter_context(self.containerd)
             starting.callback(self.plugin.stop)
             if self._with_plugin:

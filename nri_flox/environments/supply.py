@@ -15,6 +15,7 @@ from nri_flox.environments.credentials import Credentials
 from nri_flox.environments.directory import DirectorySource
 from nri_flox.environments.floxhub import Cli, FloxHubSource
 from nri_flox.environments.lane import Lane
+from nri_flox.environments.layers import Layers
 from nri_flox.environments.realiser import Layout, Realiser, Reporter, Request
 from nri_flox.environments.source import Source as EnvironmentSource
 from nri_flox.environments.view import prepare
@@ -37,6 +38,14 @@ class Supply:
         prepare(config.nix.view_dir)
         store = Store(config.nix.store_dir)
         self._credentials = Credentials(config.environments.state_dir, config.token.kubelet_root, config.token.file)
+        self.layers = Layers(
+            os.path.join(config.environments.state_dir, "mutable"),
+            config.nix.state_dir,
+            config.activation.mutable_max_size,
+            config.environments.min_free,
+            self.catalogue,
+            on_error,
+        )
         self._accounts_dir = os.path.join(config.environments.state_dir, "accounts")
         self._pods = Lane("pods", 1, on_error)
         self._looking: set[str] = set()
@@ -76,6 +85,7 @@ class Supply:
         """End the workers; a pull under way is stopped."""
         self._realiser.close(_CLOSE_TIMEOUT)
         self._pods.close(_CLOSE_TIMEOUT)
+        self.layers.close(_CLOSE_TIMEOUT)
 
 
 def _source(source: Source, config: Config, store: Store) -> EnvironmentSource:

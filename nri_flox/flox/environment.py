@@ -66,6 +66,31 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """Where on the node a container writes to its /nix: a file system of limited size, and this container's alone."""
+
+    directory: str
+
+    @property
+    def mount_point(self) -> str:
+        return f"{self.directory}/mounted"
+
+    @property
+    def nix(self) -> str:
+        """What the container sees as /nix, but for the store."""
+        return f"{self.mount_point}/nix"
+
+    @property
+    def upper(self) -> str:
+        """What it writes to its store."""
+        return f"{self.mount_point}/upper"
+
+    @property
+    def work(self) -> str:
+        return f"{self.mount_point}/work"
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What is known of one Want. Times are monotonic seconds.
 

@@ -27,6 +27,7 @@ from nri_flox.flox.environment import (
     Environment,
     Failure,
     Fault,
+    Layer,
     PodRecord,
     Standing,
     Want,
@@ -70,6 +71,7 @@ class Known:
     standings: dict[Want, Standing] = field(default_factory=dict)
     record: PodRecord | None = field(default_factory=lambda: PodRecord(UID, BEGAN, tokens={}))
     account_files: dict[User | None, str] = field(default_factory=dict)
+    ready_layer: Layer | Failure | None = None
 
     def standing(self, want: Want) -> Standing:
         return self.standings.get(want, NOTHING)
@@ -79,6 +81,9 @@ class Known:
 
     def accounts(self, user: User | None) -> str | None:
         return self.account_files.get(user)
+
+    def layer(self, path: StorePath) -> Layer | Failure | None:
+        return self.ready_layer
 
 
 def want(reference: Reference = TOOLS, lent: Lent | None = None) -> Want:
