@@ -127,6 +127,7 @@ class Node:
         uid: str | None = None,
         handler: str = "",
         shared_pid: bool = False,
+        host_users: bool = True,
     ) -> Pod:
         """Runs a pod's sandbox; `environment` is short for its annotation. Raises `cri.CriError`."""
         wanted = {"flox.dev/environment": environment} if environment is not None else {}
@@ -140,6 +141,7 @@ class Node:
             labels=labels,
             handler=handler,
             shared_pid=shared_pid,
+            host_users=host_users,
         )
         pod = Pod(self, sandbox)
         self._running.append(pod)
