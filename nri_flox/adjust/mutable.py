@@ -55,7 +55,7 @@ def mutable(decision: Adjust, container: Container, known: Known, since: float) 
             type="overlay",
             source="overlay",
             options=[
-                f"lowerdir={environment.view}",
+                "lowerdir=" + ":".join([environment.view, *([layer.flox.view] if layer.flox else [])]),
                 _UPPER + layer.upper,
                 f"workdir={layer.work}",
                 "nosuid",
@@ -63,7 +63,17 @@ def mutable(decision: Adjust, container: Container, known: Known, since: float) 
             ],
         ),
     )
-    return replace(decision, mounts=(*decision.mounts, *mounts), layer=layer)
+    environ = decision.environ
+    if layer.flox is not None and "PATH" in environ:
+        environ = {**environ, "PATH": _with(layer.flox.bin, environ["PATH"])}
+    return replace(decision, environ=environ, mounts=(*decision.mounts, *mounts), layer=layer)
+
+
+def _with(directory: str, path: str) -> str:
+    """The PATH with `directory` after the environment's own, which all lie below /nix."""
+    entries = path.split(":")
+    place = next((at for at, entry in enumerate(entries) if not entry.startswith("/nix/")), len(entries))
+    return ":".join([*entries[:place], directory, *entries[place:]])
 
 
 def layer_of(container: Container) -> Layer | None:

@@ -1,13 +1,13 @@
-"""A Nix database of one closure alone, made from the node's: what `nix-store --query` answers from in a container.
+"""A Nix database of some closures alone, made from the node's: what `nix-store --query` answers from in a container.
 
-It has the node's own schema, whatever its version, and the rows of the closure. It is one file, without a journal
+It has the node's own schema, whatever its version, and the rows of the closures. It is one file, without a journal
 beside it, so that a copy of the file is a database.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nri_flox.environments.closure import NoClosure
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _MEMBERS = """
     CREATE TEMP TABLE members AS
     WITH RECURSIVE closure(id) AS (
-        SELECT id FROM node.ValidPaths WHERE path = ?
+        SELECT id FROM node.ValidPaths WHERE path IN roots
         UNION
         SELECT reference FROM node.Refs JOIN closure ON referrer = closure.id
     )
@@ -27,10 +27,10 @@ _MEMBERS = """
 """
 
 
-def copy_of_closure(state_dir: str, path: StorePath, target: str) -> None:
-    """Write the database of the closure of `path` to the file `target`, from Nix's state in `state_dir`.
+def copy_of_closures(state_dir: str, paths: Sequence[StorePath], target: str) -> None:
+    """Write the database of the closures of `paths` to the file `target`, from Nix's state in `state_dir`.
 
-    It appears whole or not at all. Raises NoClosure where the node's database doesn't know the path or can't be read.
+    It appears whole or not at all. Raises NoClosure where the node's database doesn't know a path or can't be read.
     """
     source = os.path.join(state_dir, "db", "db.sqlite")
     if not os.path.exists(source):
@@ -47,27 +47,31 @@ def copy_of_closure(state_dir: str, path: StorePath, target: str) -> None:
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("ATTACH ? AS node", (f"file:{quote(source)}?mode=ro",))
             connection.execute("BEGIN")  # one state of the node's database
-            found = _fill(connection.execute, path)
+            _fill(connection.execute, paths)
+            known = {row[0] for row in connection.execute("SELECT path FROM main.ValidPaths")}
             connection.execute("COMMIT")
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise NoClosure(f"Nix's database {source} can't be read: {error}") from None
-    if not found:
-        os.unlink(building)
-        raise NoClosure(f"{path} is in no Nix database at {state_dir}")
+    for path in paths:
+        if str(path) not in known:
+            os.unlink(building)
+            raise NoClosure(f"{path} is in no Nix database at {state_dir}")
     os.replace(building, target)
 
 
-def _fill(execute: Callable[..., Cursor], path: StorePath) -> bool:
-    """Whether there is such a path."""
+def _fill(execute: Callable[..., Cursor], paths: Sequence[StorePath]) -> None:
     schema = execute("SELECT type, name, sql FROM node.sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'sqlite_%'")
     statements = {(kind, name): sql for kind, name, sql in schema}
     tables = {name for kind, name in statements if kind == "table"}
     for (kind, _), sql in statements.items():
         if kind == "table":
             execute(sql)
-    execute(_MEMBERS, (str(path),))
+    execute("CREATE TEMP TABLE roots(path TEXT)")
+    for path in paths:
+        execute("INSERT INTO roots VALUES (?)", (str(path),))
+    execute(_MEMBERS)
     execute("INSERT INTO main.ValidPaths SELECT * FROM node.ValidPaths WHERE id IN members")
     execute("INSERT INTO main.Refs SELECT * FROM node.Refs WHERE referrer IN members")
     # The recipe of a path is no part of its closure, and nothing that this container could have.
@@ -77,4 +81,3 @@ def _fill(execute: Callable[..., Cursor], path: StorePath) -> bool:
     for (kind, _), sql in statements.items():
         if kind != "table":
             execute(sql)
-    return bool(execute("SELECT count(*) FROM members").fetchone()[0])

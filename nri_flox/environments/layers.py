@@ -16,14 +16,17 @@ import errno
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from nri_flox.environments.catalogue import Catalogue
-from nri_flox.environments.closure import NoClosure
-from nri_flox.environments.database import copy_of_closure
+from nri_flox.environments.closure import NoClosure, closure
+from nri_flox.environments.database import copy_of_closures
 from nri_flox.environments.lane import Lane
-from nri_flox.flox.environment import Environment, Failure, Fault, Layer
-from nri_flox.flox.store import StorePath
+from nri_flox.environments.realiser import Layout
+from nri_flox.environments.view import ViewError, lay_out
+from nri_flox.flox.environment import Environment, Failure, Fault, Layer, Tool
+from nri_flox.flox.store import STORE_DIR, StorePath
 from nri_flox.flox.wording import clean
 
 _TIMEOUT = 60.0  # seconds for mkfs, mount and umount, each
@@ -38,18 +41,20 @@ class Layers:
     def __init__(
         self,
         directory: str,
-        nix_state_dir: str,
+        layout: Layout,
+        flox: str,
         size: int,
         min_free: float,
         catalogue: Catalogue,
         on_error: Callable[[str, Exception], None],
     ) -> None:
         """Layers of `size` bytes go below `directory`, which is made when it is needed. None is made while less than
-        the share `min_free` of its file system is free.
+        the share `min_free` of its file system is free. `flox` is the executable of the node's Flox.
         """
         self._layers = os.path.join(directory, "layers")
         self._databases = os.path.join(directory, "databases")
-        self._nix_state_dir = nix_state_dir
+        self._layout = layout
+        self._flox = flox
         self._size = size
         self._min_free = min_free
         self._catalogue = catalogue
@@ -91,18 +96,20 @@ class Layers:
     def _furnished(self, path: StorePath) -> Layer | Failure:
         """A layer for the environment at `path`, or why there is none."""
         try:
-            database = os.path.join(self._databases, path.name)
+            flox = node_flox(self._flox, self._layout)
+            roots = (path,) if flox is None else (path, flox.store_path)
+            database = os.path.join(self._databases, "-".join(root.name[:32] for root in roots))
             if not os.path.exists(database):
                 os.makedirs(self._databases, mode=0o700, exist_ok=True)
-                copy_of_closure(self._nix_state_dir, path, database)
+                copy_of_closures(self._layout.state_dir, roots, database)
             layer = self._stock.pop() if self._stock else self._made()
             try:
-                _furnish(layer, self._nix_state_dir, database, path)
+                _furnish(layer, self._layout.state_dir, database, roots)
             except BaseException:
                 _remove(layer)
                 raise
-            return layer
-        except (NoClosure, _Failed) as error:
+            return replace(layer, flox=flox)
+        except (NoClosure, ViewError, _Failed) as error:
             fault, detail = Fault.BROKEN, str(error)
         except OSError as error:
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -151,6 +158,25 @@ class Layers:
             _remove(self._stock.pop())
 
 
+def node_flox(executable: str, layout: Layout) -> Tool | None:
+    """The node's own Flox, its closure laid out; None where it isn't installed, or not by Nix.
+
+    Raises NoClosure, ViewError, OSError where it lies in the store and can't be had all the same.
+    """
+    from shutil import which  # It brings in every archive format, and most nodes never need any of this.
+
+    found = which(executable)
+    if found is None:
+        return None
+    file = os.path.realpath(found)
+    for directory in (STORE_DIR, layout.store.directory):
+        if file.startswith(f"{directory}/"):
+            path = StorePath(file.removeprefix(f"{directory}/").partition("/")[0])
+            members = closure(layout.store, layout.state_dir, path, listed=False)
+            return Tool(path, lay_out(layout.view_dir, layout.store, path, members))
+    return None
+
+
 class _Failed(Exception):
     """A layer can't be made; the text says why."""
 
@@ -162,14 +188,15 @@ def _names(directory: str) -> list[str]:
         return []
 
 
-def _furnish(layer: Layer, nix_state_dir: str, database: str, path: StorePath) -> None:
+def _furnish(layer: Layer, nix_state_dir: str, database: str, roots: Iterable[StorePath]) -> None:
     """Lay out what the container finds at /nix, and where the overlay over its store writes."""
     for directory in (layer.nix, layer.upper, layer.work):
         os.mkdir(directory)
     os.rmdir(os.path.join(layer.mount_point, "lost+found"))
     for directory in ("store", *_NIX_DIRECTORIES):
         os.makedirs(os.path.join(layer.nix, directory))
-    os.symlink(str(path), os.path.join(layer.nix, "var/nix/gcroots/nri-flox"))
+    for number, root in enumerate(roots):
+        os.symlink(str(root), os.path.join(layer.nix, f"var/nix/gcroots/nri-flox-{number}"))
     target = os.path.join(layer.nix, "var/nix/db")
     _copy(database, os.path.join(target, "db.sqlite"))
     _copy(os.path.join(nix_state_dir, "db/schema"), os.path.join(target, "schema"))
@@ -189,7 +216,7 @@ def _copy(source: str, target: str) -> None:
 
 def _remove(layer: Layer) -> None:
     """Unmount and delete. What still uses the layer keeps it until it ends."""
-    from shutil import rmtree
+    from shutil import rmtree  # as above
 
     if os.path.ismount(layer.mount_point):
         # Lazily: who still uses it keeps it, and the loop device goes with its last user.

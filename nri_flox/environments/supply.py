@@ -37,10 +37,12 @@ class Supply:
         self.catalogue = Catalogue()
         prepare(config.nix.view_dir)
         store = Store(config.nix.store_dir)
+        layout = Layout(store, config.nix.state_dir, config.nix.view_dir)
         self._credentials = Credentials(config.environments.state_dir, config.token.kubelet_root, config.token.file)
         self.layers = Layers(
             os.path.join(config.environments.state_dir, "mutable"),
-            config.nix.state_dir,
+            layout,
+            config.flox.executable,
             config.activation.mutable_max_size,
             config.environments.min_free,
             self.catalogue,
@@ -52,7 +54,7 @@ class Supply:
         self._realiser = Realiser(
             self.catalogue,
             [_source(source, config, store) for source in config.environments.source],
-            Layout(store, config.nix.state_dir, config.nix.view_dir),
+            layout,
             reporter,
             width=config.environments.max_parallel_pulls,
             on_error=on_error,

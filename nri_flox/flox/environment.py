@@ -66,10 +66,26 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A program of the node's own that lies in its store: the view of its closure, and where containers find it."""
+
+    store_path: StorePath
+    view: str
+
+    @property
+    def bin(self) -> str:
+        return f"{self.store_path}/bin"
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
-    """Where on the node a container writes to its /nix: a file system of limited size, and this container's alone."""
+    """Where on the node a container writes to its /nix: a file system of limited size, and this container's alone.
+
+    `flox` is the node's, which can be used to install something there, if it lies in the store.
+    """
 
     directory: str
+    flox: Tool | None = field(default=None, compare=False)
 
     @property
     def mount_point(self) -> str:

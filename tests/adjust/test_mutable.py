@@ -10,9 +10,10 @@ from nri_flox.adjust.decide import Question, decide
 from nri_flox.adjust.decision import Adjust, Decision, NotReady, Refused, WritableLayer
 from nri_flox.adjust.mutable import layer_of
 from nri_flox.config import Config, Policy, Rule
-from nri_flox.flox.environment import Failure, Fault, Layer, PodRecord, Standing
+from nri_flox.flox.environment import Failure, Fault, Layer, PodRecord, Standing, Tool
+from nri_flox.flox.store import StorePath
 from nri_flox.nri.nri_pb2 import Container, LinuxContainer, LinuxNamespace, LinuxPodSandbox, Mount, PodSandbox
-from tests.adjust.test_decide import BEGAN, NOW, UID, Known, adjustment, environment, text, want
+from tests.adjust.test_decide import BEGAN, NOW, PATH, UID, Known, adjustment, environment, text, want
 
 READY = Layer("/state/mutable/layers/0")
 HERE = environment()
@@ -25,6 +26,7 @@ def asked(
     pod_namespaces: tuple[str, ...] = ("pid", "mount"),
     namespaces: tuple[str, ...] = ("pid", "mount"),
     mounts: tuple[Mount, ...] = (),
+    env: tuple[str, ...] = (),
     config: Config | None = None,
 ) -> Decision:
     known = Known({want(): Standing(environment=HERE, checked=BEGAN)}, PodRecord(UID, BEGAN, tokens={}))
@@ -32,7 +34,7 @@ def asked(
     linux = LinuxPodSandbox(namespaces=[LinuxNamespace(type=kind) for kind in pod_namespaces])
     pod = PodSandbox(id="sandbox", uid=UID, namespace="shop", annotations=ANNOTATIONS, linux=linux)
     inside = LinuxContainer(namespaces=[LinuxNamespace(type=kind) for kind in namespaces])
-    container = Container(name="main", mounts=mounts, linux=inside)
+    container = Container(name="main", mounts=mounts, env=env, linux=inside)
     return decide(Question(pod, container, NOW), known, config or Config(), NOW)
 
 
@@ -49,6 +51,19 @@ def test_what_is_written_goes_to_a_layer_over_the_environments_own_view() -> Non
     )
     for place in ("/nix", "/nix/store"):
         assert {"nosuid", "nodev"} <= set(mounts[place].options)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("/bin", f"{PATH}/bin:FLOX:/bin"), ("/nix/own:/bin", f"{PATH}/bin:/nix/own:FLOX:/bin"), ("", f"{PATH}/bin:FLOX")],
+)
+def test_flox_of_the_node_comes_after_the_environments_own_programs(before: str, after: str) -> None:
+    flox = Tool(StorePath.parse(f"/nix/store/{'0' * 32}-flox"), "/nix/var/nri-flox/flox")
+    decision = asked(replace(READY, flox=flox), env=(f"PATH={before}",))
+    adjusted = adjustment(decision)
+    assert {entry.key: entry.value for entry in adjusted.env}["PATH"] == after.replace("FLOX", flox.bin)
+    options = next(mount.options for mount in adjusted.mounts if mount.type == "overlay")
+    assert "lowerdir=/nix/var/nri-flox/view:/nix/var/nri-flox/flox" in options
 
 
 def test_each_place_is_mounted_once() -> None:

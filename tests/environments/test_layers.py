@@ -9,10 +9,11 @@ import pytest
 
 from nri_flox.environments.catalogue import Catalogue
 from nri_flox.environments.layers import Layers
+from nri_flox.environments.realiser import Layout
 from nri_flox.flox.activation import ScriptedPlan
 from nri_flox.flox.environment import Environment, Failure, Fault, Layer
 from nri_flox.flox.reference import Mode, Reference
-from nri_flox.flox.store import StorePath
+from nri_flox.flox.store import Store, StorePath
 from tests.standins import nixstore
 from tests.standins.nixstore import NixStore
 
@@ -32,12 +33,14 @@ class Place:
         self.errors: list[Exception] = []
         self.layers = self.made()
 
-    def made(self, min_free: float = 0.0) -> Layers:
+    def made(self, min_free: float = 0.0, flox: str = "no-flox") -> Layers:
         def failed(_where: str, error: Exception) -> None:
             self.errors.append(error)
 
-        place, state = str(self.directory / "mutable"), str(self.store.state_dir)
-        return Layers(place, state, SIZE, min_free, self.catalogue, failed)
+        views = self.directory / "views"
+        views.mkdir(exist_ok=True)
+        layout = Layout(Store(str(self.store.store_dir)), str(self.store.state_dir), str(views))
+        return Layers(str(self.directory / "mutable"), layout, flox, SIZE, min_free, self.catalogue, failed)
 
     def environment(self, name: str = "tools") -> Environment:
         path = StorePath.parse(self.store.add_closure(name, 3))
@@ -143,6 +146,32 @@ def test_sweep_takes_what_no_container_has(place: Place) -> None:
     place.layers = place.made()
     place.layers.sweep()
     until(lambda: place.on_disk() == {kept.directory})
+
+
+def test_flox_of_the_node_comes_with_its_closure_where_it_lies_in_the_store(place: Place, tmp_path: Path) -> None:
+    flox = place.store.add("flox", {"bin/flox": "#!/bin/sh\n"})
+    profile = tmp_path / "flox"
+    profile.symlink_to(f"{place.store.locate(flox)}/bin/flox")
+    place.layers.close(10)
+    place.layers = place.made(flox=str(profile))
+    environment = place.environment()
+    layer = place.asked(environment)
+    assert isinstance(layer, Layer)
+    assert layer.flox is not None
+    assert layer.flox.bin == f"{flox}/bin"
+    assert os.listdir(layer.flox.view) == [Path(flox).name]
+    roots = {os.readlink(entry.path) for entry in os.scandir(f"{layer.nix}/var/nix/gcroots")}
+    assert roots == {flox, str(environment.store_path)}
+
+
+def test_flox_that_was_not_installed_by_nix_is_left_out(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "flox").write_text("#!/bin/sh\n")
+    (tmp_path / "flox").chmod(0o755)
+    place.layers.close(10)
+    place.layers = place.made(flox=str(tmp_path / "flox"))
+    layer = place.asked(place.environment())
+    assert isinstance(layer, Layer)
+    assert layer.flox is None
 
 
 def test_environment_that_nix_does_not_know_has_none(place: Place) -> None:

@@ -101,7 +101,7 @@ def test_nix_knows_exactly_the_closure(node: Node, user: int) -> None:
     assert set(nix(container, "--dump-db").split()) & set(store.rows(closure)) == closure
     assert set(nix(container, "--query", "--references", str(environment.path)).split()) == closure
     nix(container, "--verify", "--check-contents")
-    assert f"/nix/var/nix/gcroots/nri-flox -> {environment.path}" in nix(container, "--gc", "--print-roots")
+    assert f"/nix/var/nix/gcroots/nri-flox-0 -> {environment.path}" in nix(container, "--gc", "--print-roots")
 
 
 @pytest.mark.parametrize("user", [0, 1000])
@@ -175,6 +175,23 @@ def test_a_pod_with_users_of_its_own_is_refused(node: Node, containerd_release: 
     environment = registered(node)
     pod = node.pod(environment=environment.reference, annotations=MUTABLE, host_users=False)
     assert "hostUsers: false" in refusal(pod)
+
+
+def test_flox_of_the_node_is_there_after_the_environments_own(make_node: MakeNode) -> None:
+    node = make_node(plugin=False)
+    store = nixstore.NixStore(node.directory)
+    path = store.add(
+        "flox", {"bin/flox": "#!/bin/sh\necho the flox of the node\n", "bin/sh": "#!/bin/sh\necho wrong\n"}
+    )
+    with node.reconfigured({"flox": {"executable": str(store.locate(path) / "bin/flox")}}):
+        environment = registered(node)
+        container = with_nix(mutable_pod(node, environment))
+        assert container.exec(["flox"]).stdout == "the flox of the node\n"
+        assert container.exec(["sh", "-c", "echo right"]).stdout == "right\n"
+        closures = {*store.query_requisites(str(environment.path)), path}
+        assert set(nix(container, "--query", "--requisites", str(environment.path), path).split()) == closures
+        plain = node.pod(environment=environment.reference).container(["true"])
+        assert path not in plain.env["PATH"]
 
 
 def test_a_service_that_ends_leaves_no_stock(make_node: MakeNode) -> None:
