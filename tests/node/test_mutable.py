@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +163,24 @@ def test_a_restarted_service_leaves_running_containers_alone_and_sweeps_the_rest
     kept.stop(0)
     kept.remove()
     until(lambda: not layers(node))
+
+
+def test_another_size_is_for_layers_that_are_made_from_then_on(make_node: MakeNode) -> None:
+    node = make_node()
+    pod = mutable_pod(node, registered(node))
+    old = pod.container(["sleep", "1000"], "old").start()
+    until(lambda: len(layers(node)) == 2)
+    (used,) = (layer for layer in layers(node) if (layer / "mounted/upper").exists())
+    smaller = node.plugin.config_file.read_text() + '[activation]\nmutable_max_size = "64MiB"\n'
+    node.plugin.config_file.write_text(smaller)
+    node.plugin.send(signal.SIGHUP)
+    until(lambda: layers(node) == {used})
+    new = pod.container(["true"], "new")
+    room = next(mount for mount in new.spec["mounts"] if mount["destination"] == "/nix")["source"]
+    assert os.statvfs(room).f_blocks * os.statvfs(room).f_frsize < 64 << 20
+    old.stop(0)
+    old.remove()
+    until(lambda: used not in layers(node))
 
 
 def test_an_environment_that_nix_does_not_know_is_refused(node: Node) -> None:
