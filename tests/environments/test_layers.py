@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,9 @@ import pytest
 from nri_flox.environments.catalogue import Catalogue
 from nri_flox.environments.layers import Layers
 from nri_flox.environments.realiser import Layout
-from nri_flox.flox.activation import ScriptedPlan
 from nri_flox.flox.environment import Environment, Failure, Fault, Layer
-from nri_flox.flox.reference import Mode, Reference
 from nri_flox.flox.store import Store, StorePath
+from tests.adjust.test_decide import environment
 from tests.standins import nixstore
 from tests.standins.nixstore import NixStore
 
@@ -44,7 +44,7 @@ class Place:
 
     def environment(self, name: str = "tools") -> Environment:
         path = StorePath.parse(self.store.add_closure(name, 3))
-        return Environment(Reference("acme", name), Mode.RUN, path, "/view", ScriptedPlan("x"))
+        return replace(environment(), store_path=path)
 
     def asked(self, environment: Environment) -> Layer | Failure:
         self.layers.ask(environment)
@@ -99,31 +99,31 @@ def stat_of(path: str) -> int:
 
 
 def test_layer_is_for_one_container(place: Place) -> None:
-    environment = place.environment()
-    layer = place.asked(environment)
+    wanted = place.environment()
+    layer = place.asked(wanted)
     assert isinstance(layer, Layer)
     place.catalogue.use_layer(layer, "container", "sandbox")
-    assert place.catalogue.layer(environment.store_path) is None
-    other = place.asked(environment)
+    assert place.catalogue.layer(wanted.store_path) is None
+    other = place.asked(wanted)
     assert isinstance(other, Layer)
     assert other != layer
 
 
 def test_asking_often_makes_no_more(place: Place) -> None:
-    environment = place.environment()
+    wanted = place.environment()
     for _ in range(5):
-        place.layers.ask(environment)
-    place.asked(environment)
+        place.layers.ask(wanted)
+    place.asked(wanted)
     for _ in range(5):
-        place.layers.ask(environment)
+        place.layers.ask(wanted)
     until(lambda: place.mounted() == 2)  # the second is in stock
     place.layers.close(10)
     assert len(place.on_disk()) == 1
 
 
 def test_layer_that_is_removed_leaves_no_mount(place: Place) -> None:
-    environment = place.environment()
-    layer = place.asked(environment)
+    wanted = place.environment()
+    layer = place.asked(wanted)
     assert isinstance(layer, Layer)
     place.catalogue.use_layer(layer, "container", "sandbox")
     until(lambda: place.mounted() == 2)
@@ -154,14 +154,14 @@ def test_flox_of_the_node_comes_with_its_closure_where_it_lies_in_the_store(plac
     profile.symlink_to(f"{place.store.locate(flox)}/bin/flox")
     place.layers.close(10)
     place.layers = place.made(flox=str(profile))
-    environment = place.environment()
-    layer = place.asked(environment)
+    wanted = place.environment()
+    layer = place.asked(wanted)
     assert isinstance(layer, Layer)
     assert layer.flox is not None
     assert layer.flox.bin == f"{flox}/bin"
     assert os.listdir(layer.flox.view) == [Path(flox).name]
     roots = {os.readlink(entry.path) for entry in os.scandir(f"{layer.nix}/var/nix/gcroots")}
-    assert roots == {flox, str(environment.store_path)}
+    assert roots == {flox, str(wanted.store_path)}
 
 
 def test_flox_that_was_not_installed_by_nix_is_left_out(place: Place, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_flox_that_was_not_installed_by_nix_is_left_out(place: Place, tmp_path: 
 
 def test_environment_that_nix_does_not_know_has_none(place: Place) -> None:
     unknown = StorePath.parse(f"/nix/store/{'0' * 32}-unknown")
-    failure = place.asked(Environment(Reference("acme", "x"), Mode.RUN, unknown, "/view", ScriptedPlan("x")))
+    failure = place.asked(replace(environment(), store_path=unknown))
     assert isinstance(failure, Failure)
     assert (failure.fault, "in no Nix database" in failure.detail) == (Fault.BROKEN, True)
 
@@ -190,9 +190,9 @@ def test_full_node_is_said_so(place: Place) -> None:
 
 
 def test_tool_that_is_missing_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    environment = place.environment()
+    wanted = place.environment()
     monkeypatch.setenv("PATH", "/nonexistent")
-    failure = place.asked(environment)
+    failure = place.asked(wanted)
     monkeypatch.undo()
     assert isinstance(failure, Failure)
     assert failure.detail == "mkfs.ext4 is not installed on this node"
