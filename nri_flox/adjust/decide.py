@@ -25,8 +25,11 @@ from nri_flox.adjust.decision import (
     Skipped,
     Untouched,
 )
+from nri_flox.adjust.mutable import mutable, not_mutable
 from nri_flox.adjust.policy import forbidden
+from nri_flox.adjust.scaffold import furnished
 from nri_flox.config import Config, OnPullError
+from nri_flox.flox.accounts import User
 from nri_flox.flox.activation import DEFAULT_PATH, NeedsShell, StaticPlan
 from nri_flox.flox.annotations import (
     ENVIRONMENT,
@@ -40,8 +43,9 @@ from nri_flox.flox.annotations import (
     wish,
     wishes,
 )
-from nri_flox.flox.environment import Environment, Fault, PodRecord, Standing, Want
+from nri_flox.flox.environment import Environment, Failure, Fault, Layer, PodRecord, Standing, Want
 from nri_flox.flox.scripts import MAIN, SCRIPTS, STAND_INS, NoScripts, first_script
+from nri_flox.flox.store import StorePath
 from nri_flox.flox.token import Lent, TokenMount, Tokens, Unusable, choose
 from nri_flox.flox.wording import clean, quote
 from nri_flox.nri.capabilities import Capabilities
@@ -65,6 +69,10 @@ class Known(Protocol):
     def standing(self, want: Want) -> Standing: ...
 
     def pod(self, sandbox_id: str) -> PodRecord | None: ...
+
+    def accounts(self, user: User | None) -> str | None: ...
+
+    def layer(self, path: StorePath) -> Layer | Failure | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +134,8 @@ def _refusal(pod: PodSandbox, container: Container, wished: Wish, config: Config
                 f"can't be had: the pod mounts something of its own at {quote(place)}, and {NIX} is where the "
                 "environment goes; mount it elsewhere, or name the container in flox.dev/skip-containers"
             )
-    if wished.nix_mutable:
-        return "can't be had: flox.dev/nix-mutable is not supported by this version of nri-flox"
+    if wished.nix_mutable and (why := not_mutable(pod, container)):
+        return f"can't be had: {why}"
     return None
 
 
@@ -145,7 +153,12 @@ def _in_environment(
     standing = known.standing(want)
     for candidate, seen in ((want, standing), (public, known.standing(public))):
         if environment := _usable(candidate, seen, wished, record, question.arrived, config):
-            return _activate(question, wished, candidate, environment, config, runtime)
+            decision = _activate(question, wished, candidate, environment, config, runtime)
+            if isinstance(decision, Adjust):
+                decision = furnished(decision, container, known, config)
+            if isinstance(decision, Adjust) and wished.nix_mutable:
+                decision = mutable(decision, container, known, question.arrived - config.environments.fresh_for)
+            return decision
 
     failure = standing.failure
     why: str | None = None

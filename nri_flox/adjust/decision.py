@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from nri_flox.flox.accounts import User
 from nri_flox.flox.annotations import Absent
-from nri_flox.flox.environment import Environment, Want
+from nri_flox.flox.environment import Environment, Layer, Want
 from nri_flox.flox.token import Lent
+from nri_flox.nri.nri_pb2 import Mount
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,17 @@ class Shell:
 class Adjust:
     """The container runs in `environment`; `environ` is what its env gets beyond the environment's constants.
 
-    Compared by identity: containers that are alike share one, and with it the bytes that say it.
-    Without `shell` the env is all that the activation does.
+    Without `shell` the env is all that the activation does. `mounts` are those that not all containers of the
+    environment get; the store is among them where this one has a `layer` to write to. Compared by identity: containers
+    that are alike share one, and with it the bytes that say it.
     """
 
     want: Want
     environment: Environment
     environ: Mapping[str, str]
     shell: Shell | None = None
+    mounts: tuple[Mount, ...] = ()
+    layer: Layer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +79,21 @@ class Fetch:
     metrics: bool
 
 
-Need = PodTokens | Fetch
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """The account files for a container that runs as `user` have to be written; None: nobody knows as whom."""
+
+    user: User | None
+
+
+@dataclass(frozen=True, slots=True)
+class WritableLayer:
+    """A layer for a container in `environment` has to be made."""
+
+    environment: Environment
+
+
+Need = PodTokens | Fetch | Accounts | WritableLayer
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,40 +34,49 @@ def answer(decision: Adjust) -> bytes:
 
 @lru_cache(maxsize=256)
 def _static(decision: Adjust) -> bytes:
-    constant = _constant_static(decision.environment, decision.want.reference)
-    return constant + _response(ContainerAdjustment(env=_env(decision.environ.items())))
+    constant = _constant_static(decision.environment, decision.want.reference, store=decision.layer is None)
+    return constant + _response(ContainerAdjustment(env=_env(decision.environ.items()), mounts=decision.mounts))
 
 
 def _by_shell(decision: Adjust, shell: Shell) -> bytes:
-    mounts = []
+    mounts = [*decision.mounts]
     if shell.stand_in is not None:
         mounts.append(_read_only(f"{shell.scripts}/{shell.stand_in}", f"{MAIN}/{shell.command}"))
-    constant = _constant_by_shell(decision.environment, decision.want.reference, shell.scripts, shell.outside)
+    constant = _constant_by_shell(
+        decision.environment, decision.want.reference, shell.scripts, shell.outside, store=decision.layer is None
+    )
     return constant + _response(ContainerAdjustment(env=_env(decision.environ.items()), args=shell.args, mounts=mounts))
 
 
 @lru_cache(maxsize=4096)
-def _constant_static(environment: Environment, asked: Reference) -> bytes:
+def _constant_static(environment: Environment, asked: Reference, *, store: bool) -> bytes:
     assert isinstance(environment.plan, StaticPlan)
-    return _constant(environment, asked, environment.plan.constants, [])
+    return _constant(environment, asked, environment.plan.constants, [], store=store)
 
 
 @lru_cache(maxsize=4096)
-def _constant_by_shell(environment: Environment, asked: Reference, scripts: str, outside: bool) -> bytes:
+def _constant_by_shell(
+    environment: Environment, asked: Reference, scripts: str, outside: bool, *, store: bool
+) -> bytes:
     plan = environment.plan
     part = plan if isinstance(plan, StaticPlan) else plan.part
     mounts = [_read_only(scripts, SCRIPTS), _scratch(STATE, "noexec")]
-    return _constant(environment, asked, () if outside else part.preset_constants, mounts)
+    return _constant(environment, asked, () if outside else part.preset_constants, mounts, store=store)
 
 
 def _constant(
-    environment: Environment, asked: Reference, constants: Iterable[tuple[str, str]], mounts: Iterable[Mount]
+    environment: Environment,
+    asked: Reference,
+    constants: Iterable[tuple[str, str]],
+    mounts: Iterable[Mount],
+    *,
+    store: bool,
 ) -> bytes:
     resolved = asked.at(environment.reference.generation)
     return _response(
         ContainerAdjustment(
             mounts=[
-                _read_only(environment.view, STORE),
+                *([_read_only(environment.view, STORE)] if store else []),
                 # Programs are run from there (Python's virtual environments live in it), so it is not `noexec`.
                 _scratch(FLOX_ENV_CACHE),
                 *mounts,

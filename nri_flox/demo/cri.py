@@ -26,6 +26,9 @@ _Answer = TypeVar("_Answer", bound=Message)
 _TIMEOUT = 120.0  # the kubelet's own
 _RECONNECT_MS = 50
 
+# Where the users of a pod lie that has a user namespace of its own.
+_FIRST_HOST_ID = 1 << 20
+
 
 class CriError(Exception):
     """The runtime refused or failed; the text is its own."""
@@ -134,10 +137,12 @@ class Client:
         labels: Mapping[str, str] | None = None,
         handler: str = "",
         shared_pid: bool = False,
+        host_users: bool = True,
     ) -> Pod:
         """Starts a sandbox on the host's network; container logs go to `log_directory`, which the runtime makes.
 
-        `handler` is the one that a pod's RuntimeClass names; without a `uid` a fresh one is taken.
+        Without `host_users` it has a user namespace of its own. `handler` is the one that a pod's RuntimeClass names;
+        without a `uid` a fresh one is taken.
         """
         config = pb.PodSandboxConfig(
             metadata=pb.PodSandboxMetadata(name=name, namespace=namespace, uid=uid or str(uuid.uuid4())),
@@ -146,7 +151,7 @@ class Client:
             labels=labels,
             linux=pb.LinuxPodSandboxConfig(
                 cgroup_parent=self._cgroup_parent,
-                security_context=pb.LinuxSandboxSecurityContext(namespace_options=_namespaces(shared_pid)),
+                security_context=pb.LinuxSandboxSecurityContext(namespace_options=_namespaces(shared_pid, host_users)),
             ),
         )
         request = pb.RunPodSandboxRequest(config=config, runtime_handler=handler)
@@ -281,5 +286,9 @@ def _log_name(container: str, attempt: int) -> str:
     return f"{container}.{attempt}.log"
 
 
-def _namespaces(shared_pid: bool) -> pb.NamespaceOption:
-    return pb.NamespaceOption(network=pb.NODE, pid=pb.POD if shared_pid else pb.CONTAINER, ipc=pb.POD)
+def _namespaces(shared_pid: bool, host_users: bool) -> pb.NamespaceOption:
+    options = pb.NamespaceOption(network=pb.NODE, pid=pb.POD if shared_pid else pb.CONTAINER, ipc=pb.POD)
+    if not host_users:
+        mapping = pb.IDMapping(host_id=_FIRST_HOST_ID, container_id=0, length=65536)
+        options.userns_options.CopyFrom(pb.UserNamespace(mode=pb.POD, uids=[mapping], gids=[mapping]))
+    return options

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from nri_flox.demo import cri, kubelet, packages
+from nri_flox.demo import cri, kubelet, packages, traces
 from nri_flox.demo.containerd import Containerd
 from nri_flox.demo.images import applets_of
 from nri_flox.demo.plugin import Plugin
@@ -65,6 +65,7 @@ class Node:
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
+            starting.callback(traces.unmount, self.directory)  # what containers wrote to a /nix of their own
             starting.enter_context(self.containerd)
             starting.callback(self.plugin.stop)
             if self._with_plugin:
@@ -126,6 +127,7 @@ class Node:
         uid: str | None = None,
         handler: str = "",
         shared_pid: bool = False,
+        host_users: bool = True,
     ) -> Pod:
         """Runs a pod's sandbox; `environment` is short for its annotation. Raises `cri.CriError`."""
         wanted = {"flox.dev/environment": environment} if environment is not None else {}
@@ -139,6 +141,7 @@ class Node:
             labels=labels,
             handler=handler,
             shared_pid=shared_pid,
+            host_users=host_users,
         )
         pod = Pod(self, sandbox)
         self._running.append(pod)

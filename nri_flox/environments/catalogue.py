@@ -10,7 +10,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from nri_flox.flox.environment import NOTHING, Environment, PodRecord, Standing, Want
+from nri_flox.flox.accounts import User
+from nri_flox.flox.environment import NOTHING, Environment, Failure, Layer, PodRecord, Standing, Want
+from nri_flox.flox.store import StorePath
 from nri_flox.flox.token import Tokens
 
 
@@ -18,6 +20,9 @@ class Catalogue:
     def __init__(self) -> None:
         self._standings: dict[Want, Standing] = {}
         self._pods: dict[str, PodRecord] = {}
+        self._accounts: dict[User | None, str] = {}
+        self._ready_layers: dict[StorePath, Layer | Failure] = {}
+        self._layers_in_use: dict[str, tuple[str, Layer]] = {}  # by container, with its sandbox
         # Held for an assignment only, never while anything is worked on.
         self._lock = threading.Condition()
         self._news = 0
@@ -27,6 +32,36 @@ class Catalogue:
 
     def pod(self, sandbox_id: str) -> PodRecord | None:
         return self._pods.get(sandbox_id)
+
+    def accounts(self, user: User | None) -> str | None:
+        return self._accounts.get(user)
+
+    def layer(self, path: StorePath) -> Layer | Failure | None:
+        """A layer for the next container in the environment at `path`; or why there is none, as of the last try."""
+        return self._ready_layers.get(path)
+
+    def layers(self) -> list[Layer]:
+        """All that are in use or ready."""
+        with self._lock:
+            ready = [layer for layer in self._ready_layers.values() if isinstance(layer, Layer)]
+            return ready + [layer for _, layer in self._layers_in_use.values()]
+
+    def publish_layer(self, path: StorePath, outcome: Layer | Failure) -> None:
+        with self._lock:
+            self._ready_layers[path] = outcome
+            self._tell()
+
+    def use_layer(self, layer: Layer, container_id: str, sandbox_id: str) -> None:
+        """The container has `layer` from now on, and nobody else gets it."""
+        with self._lock:
+            self._ready_layers = {path: ready for path, ready in self._ready_layers.items() if ready != layer}
+            self._layers_in_use[container_id] = (sandbox_id, layer)
+
+    def leave_layers(self, gone: Callable[[str, str], bool]) -> list[Layer]:
+        """The layers of all containers that are `gone`, which is told the container and its sandbox; used no more."""
+        with self._lock:
+            found = [one for one, (sandbox, _) in self._layers_in_use.items() if gone(one, sandbox)]
+            return [self._layers_in_use.pop(container)[1] for container in found]
 
     def add_pod(self, sandbox_id: str, record: PodRecord) -> None:
         with self._lock:
@@ -40,9 +75,11 @@ class Catalogue:
                 self._pods[sandbox_id] = replace(record, kept={**record.kept, want: environment})
 
     def adopt(self, other: Catalogue) -> None:
-        """Take over the pods of `other`, with what they keep."""
+        """Take over the pods of `other`, with what they keep, and all layers."""
         with self._lock:
             self._pods = {**other._pods, **self._pods}
+            self._ready_layers = {**other._ready_layers, **self._ready_layers}
+            self._layers_in_use = {**other._layers_in_use, **self._layers_in_use}
 
     def drop_pod(self, sandbox_id: str) -> None:
         with self._lock:
@@ -71,6 +108,11 @@ class Catalogue:
             record = self._pods.get(sandbox_id)
             if record is not None:
                 self._pods[sandbox_id] = replace(record, tokens=tokens)
+            self._tell()
+
+    def publish_accounts(self, user: User | None, directory: str) -> None:
+        with self._lock:
+            self._accounts[user] = directory
             self._tell()
 
     @property

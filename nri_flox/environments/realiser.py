@@ -23,6 +23,7 @@ from nri_flox.environments.source import REFUSALS, Found, Missing, Source, ends_
 from nri_flox.environments.view import ViewError, lay_out
 from nri_flox.flox.activation import plan
 from nri_flox.flox.environment import NOTHING, Environment, Failure, Fault, Standing, Want
+from nri_flox.flox.programs import programs
 from nri_flox.flox.reference import Mode
 from nri_flox.flox.rendered import Rendered, RenderedError, read
 from nri_flox.flox.scripts import NoScripts, scripts
@@ -235,6 +236,7 @@ class Realiser:
                 view,
                 plan(rendered, want.mode, reference.environment),
                 _scripts(layout, rendered, want.mode, reference.environment),
+                programs(layout.store, path, members),
             )
         except (NoClosure, ViewError, RenderedError) as error:
             fault, detail = Fault.BROKEN, str(error)

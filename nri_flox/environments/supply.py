@@ -9,14 +9,17 @@ import os
 from collections.abc import Callable, Iterable
 
 from nri_flox.config import Config, Source
+from nri_flox.environments import accounts
 from nri_flox.environments.catalogue import Catalogue
 from nri_flox.environments.credentials import Credentials
 from nri_flox.environments.directory import DirectorySource
 from nri_flox.environments.floxhub import Cli, FloxHubSource
 from nri_flox.environments.lane import Lane
+from nri_flox.environments.layers import Layers
 from nri_flox.environments.realiser import Layout, Realiser, Reporter, Request
 from nri_flox.environments.source import Source as EnvironmentSource
 from nri_flox.environments.view import prepare
+from nri_flox.flox.accounts import User
 from nri_flox.flox.environment import PodRecord
 from nri_flox.flox.store import Store
 
@@ -34,13 +37,24 @@ class Supply:
         self.catalogue = Catalogue()
         prepare(config.nix.view_dir)
         store = Store(config.nix.store_dir)
+        layout = Layout(store, config.nix.state_dir, config.nix.view_dir)
         self._credentials = Credentials(config.environments.state_dir, config.token.kubelet_root, config.token.file)
+        self.layers = Layers(
+            os.path.join(config.environments.state_dir, "mutable"),
+            layout,
+            config.flox.executable,
+            config.activation.mutable_max_size,
+            config.environments.min_free,
+            self.catalogue,
+            on_error,
+        )
+        self._accounts_dir = os.path.join(config.environments.state_dir, "accounts")
         self._pods = Lane("pods", 1, on_error)
         self._looking: set[str] = set()
         self._realiser = Realiser(
             self.catalogue,
             [_source(source, config, store) for source in config.environments.source],
-            Layout(store, config.nix.state_dir, config.nix.view_dir),
+            layout,
             reporter,
             width=config.environments.max_parallel_pulls,
             on_error=on_error,
@@ -65,10 +79,15 @@ class Supply:
             for request in foresee(record):
                 self._realiser.ask(request)
 
+    def prepare_accounts(self, user: User | None) -> None:
+        """Have the account files written for containers that run as `user`."""
+        self._pods.put(lambda: self.catalogue.publish_accounts(user, accounts.write(self._accounts_dir, user)))
+
     def close(self) -> None:
         """End the workers; a pull under way is stopped."""
         self._realiser.close(_CLOSE_TIMEOUT)
         self._pods.close(_CLOSE_TIMEOUT)
+        self.layers.close(_CLOSE_TIMEOUT)
 
 
 def _source(source: Source, config: Config, store: Store) -> EnvironmentSource:

@@ -48,7 +48,7 @@ def read_regular(
     Never blocks on what it finds there. Raises FileNotFoundError, UnsafeFile, or another OSError when the
     file system itself fails.
     """
-    with _walked(root, relative, known_as, admits, follow_last=True) as found:
+    with _walked(root, relative, known_as, admits, follow_last=True) as (found, _):
         mode = os.fstat(found).st_mode
         if not stat.S_ISREG(mode):
             raise UnsafeFile(f"it is {_kind(mode)}, not a regular file")
@@ -91,7 +91,7 @@ def list_directory(
 
     The rules for the way there, and the errors, are those of `read_regular`.
     """
-    with _walked(root, relative, known_as, admits, follow_last=True) as found:
+    with _walked(root, relative, known_as, admits, follow_last=True) as (found, _):
         mode = os.fstat(found).st_mode
         if not stat.S_ISDIR(mode):
             raise UnsafeFile(f"it is {_kind(mode)}, not a directory")
@@ -104,13 +104,34 @@ def list_directory(
     return [name for name in names if not _NOT_UTF_8.search(name)]
 
 
+def find_executable(
+    root: str,
+    relative: str,
+    *,
+    known_as: str | None = None,
+    admits: Callable[[str], bool] | None = None,
+) -> str | None:
+    """Where below `root` the executable file lies that `relative` leads to: a path without any symlink in it.
+
+    None where there is no such file, or none that the rules of `read_regular` allow. Raises OSError when the file
+    system itself fails.
+    """
+    try:
+        with _walked(root, relative, known_as, admits, follow_last=True) as (found, path):
+            mode = os.fstat(found).st_mode
+            return path if stat.S_ISREG(mode) and mode & 0o111 else None
+    except (FileNotFoundError, UnsafeFile):
+        return None
+
+
 @contextlib.contextmanager
 def _walked(
     root: str, relative: str, known_as: str | None, admits: Callable[[str], bool] | None, *, follow_last: bool
-) -> Iterator[int]:
-    """An O_PATH descriptor of what `relative` leads to."""
+) -> Iterator[tuple[int, str]]:
+    """An O_PATH descriptor of what `relative` leads to, and the path below the root that it was opened by."""
     pending = _components(relative)
     links = 0
+    names: list[str] = []  # of all in the trail but the root
     # The way from the root to where we are; all but the last are directories.
     trail = [os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)]
     try:
@@ -120,6 +141,7 @@ def _walked(
                 if len(trail) == 1:
                     raise UnsafeFile("it leads out of its directory")
                 os.close(trail.pop())
+                names.pop()
                 continue
             if len(trail) == 1 and admits is not None and not admits(name):
                 raise UnsafeFile(f"it leads to {name[:200]!r}, which does not belong to it")
@@ -127,6 +149,7 @@ def _walked(
                 raise UnsafeFile("it leads through too many directories")
             entry = _open_entry(trail[-1], name)
             trail.append(entry)
+            names.append(name)
             mode = os.fstat(entry).st_mode
             if stat.S_ISLNK(mode) and (pending or follow_last):
                 links += 1
@@ -134,14 +157,16 @@ def _walked(
                     raise UnsafeFile("it leads through too many symlinks")
                 target = os.readlink("", dir_fd=entry)
                 os.close(trail.pop())
+                names.pop()
                 if target.startswith("/"):
                     target = _below(target, known_as)
                     while len(trail) > 1:
                         os.close(trail.pop())
+                    names.clear()
                 pending += _components(target)
             elif pending and not stat.S_ISDIR(mode):
                 raise FileNotFoundError(f"{relative!r} leads through {_kind(mode)}")
-        yield trail[-1]
+        yield trail[-1], "/".join(names)
     finally:
         for descriptor in trail:
             os.close(descriptor)

@@ -30,6 +30,8 @@ class Environment:
     view: str  # the directory on the node that a container sees as /nix/store
     plan: StaticPlan | ScriptedPlan
     scripts: str | NoScripts  # the directory on the node that a container sees as its scripts
+    # Programs for places outside of the store, as (place, file in the view); see `programs`.
+    programs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,47 @@ class Failure:
     detail: str
     place: str
     at: float  # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A program of the node's own that lies in its store: the view of its closure, and where containers find it."""
+
+    store_path: StorePath
+    view: str
+
+    @property
+    def bin(self) -> str:
+        return f"{self.store_path}/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Where on the node a container writes to its /nix: a file system of limited size, and this container's alone.
+
+    `flox` is the node's, which can be used to install something there, if it lies in the store.
+    """
+
+    directory: str
+    flox: Tool | None = field(default=None, compare=False)
+
+    @property
+    def mount_point(self) -> str:
+        return f"{self.directory}/mounted"
+
+    @property
+    def nix(self) -> str:
+        """What the container sees as /nix, but for the store."""
+        return f"{self.mount_point}/nix"
+
+    @property
+    def upper(self) -> str:
+        """What it writes to its store."""
+        return f"{self.mount_point}/upper"
+
+    @property
+    def work(self) -> str:
+        return f"{self.mount_point}/work"
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,10 @@ fi
 set +p
 exec -- "$@"
 """
-_NOT_OURS = "'' | *[!a-zA-Z0-9_]* | [0-9]* | _ | PWD | OLDPWD | SHLVL | SHELLOPTS | BASHOPTS | BASH_VERSINFO | UID | EUID | PPID"
+_NOT_OURS = (
+    "'' | *[!a-zA-Z0-9_]* | [0-9]* | _ | PWD | OLDPWD | SHLVL"
+    " | SHELLOPTS | BASHOPTS | BASH_VERSINFO | UID | EUID | PPID"
+)
 
 _ATTACH = """\
 _nf_name=${{0##*/}}

@@ -18,14 +18,26 @@ from dataclasses import dataclass, replace
 
 from nri_flox import __version__
 from nri_flox.adjust.decide import Question, decide, foreseen
-from nri_flox.adjust.decision import Adjust, Decision, NotReady, PodTokens, Refused, Skipped, Untouched
+from nri_flox.adjust.decision import (
+    Accounts,
+    Adjust,
+    Decision,
+    Fetch,
+    NotReady,
+    PodTokens,
+    Refused,
+    Skipped,
+    Untouched,
+    WritableLayer,
+)
 from nri_flox.adjust.encode import UNCHANGED, answer
+from nri_flox.adjust.mutable import layer_of
 from nri_flox.config import Config, ConfigError, Log, LogLevel, load
 from nri_flox.environments.supply import StateDir, Supply
 from nri_flox.environments.view import sweep
 from nri_flox.flox.annotations import names_environment
 from nri_flox.flox.annotations import unknown as unknown_annotations
-from nri_flox.flox.environment import Failure, PodRecord, Want
+from nri_flox.flox.environment import Failure, Layer, PodRecord, Want
 from nri_flox.flox.wording import clean
 from nri_flox.nri.capabilities import Capabilities
 from nri_flox.nri.nri_pb2 import Container, FailurePolicy, PodSandbox
@@ -38,7 +50,6 @@ from nri_flox.ttrpc.status import Code, StatusError
 # What the config describes and this version does not do yet; who sets it is told.
 _WITHOUT_EFFECT = {
     "environments": ("preload", "keep_unused", "gc_above", "gc_until", "min_free", "max_size", "pull_memory_max"),
-    "activation": ("scaffold_images", "mutable_max_size"),
     "telemetry": ("sentry_dsn",),
     "metrics": ("listen", "textfile"),
 }
@@ -80,6 +91,7 @@ class Service:
         self._config_path = config_path
         self._drop_in = ""
         self._runtime: RuntimeInfo | None = None
+        self._synchronized: set[str] = set()  # the containers of a synchronisation that is under way
         # One change of the setting at a time; requests only read it.
         self._changing = threading.Lock()
         config = _configured(config_path)
@@ -117,9 +129,17 @@ class Service:
         self._log.info("registered")
 
     def synchronize(self, pods: Iterable[PodSandbox], containers: Iterable[Container], more: bool) -> None:
+        supply = self._setting.supply
         for pod in pods:
             self._meet(pod)
+        for container in containers:
+            self._synchronized.add(container.id)
+            if layer := layer_of(container):
+                supply.catalogue.use_layer(layer, container.id, container.pod_sandbox_id)
         if not more:
+            running, self._synchronized = self._synchronized, set()
+            supply.catalogue.leave_layers(lambda container, _sandbox: container not in running)
+            supply.layers.sweep()
             self._log.info("synchronized")
             notify.status("connected to the runtime")
 
@@ -138,7 +158,17 @@ class Service:
         self._meet(pod)
 
     def remove_pod_sandbox(self, pod: PodSandbox) -> None:
-        self._setting.supply.catalogue.drop_pod(pod.id)
+        supply = self._setting.supply
+        supply.catalogue.drop_pod(pod.id)
+        self._remove_layers(supply.catalogue.leave_layers(lambda _container, sandbox: sandbox == pod.id))
+
+    def remove_container(self, pod: PodSandbox, container: Container) -> None:
+        catalogue = self._setting.supply.catalogue
+        self._remove_layers(catalogue.leave_layers(lambda one, _sandbox: one == container.id))
+
+    def _remove_layers(self, layers: Iterable[Layer]) -> None:
+        for layer in layers:
+            self._setting.supply.layers.remove(layer)
 
     def create_container(self, pod: PodSandbox, container: Container, call: Call) -> bytes:
         setting, question = self._setting, Question(pod, container, time.monotonic())
@@ -149,6 +179,8 @@ class Service:
         call.after(lambda: self._after(question, decision, setting, seconds))
         match decision:
             case Adjust():
+                if decision.layer is not None:
+                    setting.supply.catalogue.use_layer(decision.layer, container.id, pod.id)
                 return answer(decision)
             case NotReady() | Refused():
                 raise StatusError(Code.FAILED_PRECONDITION, decision.text)
@@ -178,11 +210,16 @@ class Service:
         if call.deadline is not None:
             until = min(until, call.deadline - _MARGIN)
         while isinstance(decision, NotReady) and decision.need is not None:
-            if isinstance(decision.need, PodTokens):
-                catalogue.add_pod(pod.id, PodRecord(pod.uid, question.arrived))
-                setting.supply.look_at(pod.id, pod.uid)
-            else:
-                setting.supply.ask(decision.need)
+            match decision.need:
+                case PodTokens():
+                    catalogue.add_pod(pod.id, PodRecord(pod.uid, question.arrived))
+                    setting.supply.look_at(pod.id, pod.uid)
+                case Accounts(user):
+                    setting.supply.prepare_accounts(user)
+                case WritableLayer(environment):
+                    setting.supply.layers.ask(environment)
+                case Fetch():
+                    setting.supply.ask(decision.need)
             now = time.monotonic()
             if now >= until or not catalogue.changed(news, until - now):
                 break
@@ -319,7 +356,14 @@ def _without_effect(config: Config) -> list[str]:
 
 def _supplied_by(config: Config) -> tuple[object, ...]:
     """The parts of the config that a Supply is made from."""
-    return config.environments, config.flox, config.nix, config.token, config.telemetry
+    return (
+        config.environments,
+        config.flox,
+        config.nix,
+        config.token,
+        config.telemetry,
+        config.activation.mutable_max_size,
+    )
 
 
 def _of(pod: PodSandbox) -> dict[str, str]:

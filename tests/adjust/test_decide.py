@@ -20,12 +20,14 @@ from nri_flox.adjust.decision import (
 )
 from nri_flox.adjust.encode import answer
 from nri_flox.config import Config, OnPullError, Policy, Rule, Verdict
+from nri_flox.flox.accounts import User
 from nri_flox.flox.activation import ScriptedPlan, StaticPlan
 from nri_flox.flox.environment import (
     NOTHING,
     Environment,
     Failure,
     Fault,
+    Layer,
     PodRecord,
     Standing,
     Want,
@@ -87,12 +89,20 @@ class Known:
 
     standings: dict[Want, Standing] = field(default_factory=dict)
     record: PodRecord | None = field(default_factory=lambda: PodRecord(UID, BEGAN, tokens={}))
+    account_files: dict[User | None, str] = field(default_factory=dict)
+    ready_layer: Layer | Failure | None = None
 
     def standing(self, want: Want) -> Standing:
         return self.standings.get(want, NOTHING)
 
     def pod(self, sandbox_id: str) -> PodRecord | None:
         return self.record
+
+    def accounts(self, user: User | None) -> str | None:
+        return self.account_files.get(user)
+
+    def layer(self, path: StorePath) -> Layer | Failure | None:
+        return self.ready_layer
 
 
 def want(reference: Reference = TOOLS, lent: Lent | None = None) -> Want:

@@ -31,7 +31,6 @@ BAD_ANNOTATIONS: list[tuple[Mapping[str, str], list[str]]] = [
         ["acme/tools", "flox.dev/pull-policy", "Always", "IfNotPresent", "Never"],
     ),
     ({**TOOLS, "flox.dev/skip-containers": "*," * 200}, ["flox.dev/skip-containers", "patterns"]),
-    ({**TOOLS, "flox.dev/nix-mutable": "true"}, ["acme/tools", "flox.dev/nix-mutable", "not supported"]),
 ]
 
 
