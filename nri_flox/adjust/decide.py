@@ -143,22 +143,19 @@ def _in_environment(
     question: Question, wished: Wish, known: Known, config: Config, runtime: Capabilities, now: float
 ) -> Decision:
     container, record = question.container, known.pod(question.pod.id)
+    public = Want(wished.reference, wished.mode, None)
+    if record is not None and (kept := record.kept.get(public)):
+        return _adjusted(question, wished, public, kept, known, config, runtime)
     if record is None or record.tokens is None:
         return NotReady(texts.pulling(container.name, wished.reference, now - question.arrived), PodTokens())
     lent = _lent(record, record.tokens, container, config)
     if isinstance(lent, Unusable):
         return Refused(texts.unusable_token(container.name, wished.reference, lent))
     want = Want(wished.reference, wished.mode, lent.credential if lent else None)
-    public = Want(wished.reference, wished.mode, None)
     standing = known.standing(want)
     for candidate, seen in ((want, standing), (public, known.standing(public))):
-        if environment := _usable(candidate, seen, wished, record, question.arrived, config):
-            decision = _activate(question, wished, candidate, environment, config, runtime)
-            if isinstance(decision, Adjust):
-                decision = furnished(decision, container, known, config)
-            if isinstance(decision, Adjust) and wished.nix_mutable:
-                decision = mutable(decision, container, known, question.arrived - config.environments.fresh_for)
-            return decision
+        if environment := _usable(seen, wished, record, question.arrived, config):
+            return _adjusted(question, wished, candidate, environment, known, config, runtime)
 
     failure = standing.failure
     why: str | None = None
@@ -226,11 +223,7 @@ def _not_before(wished: Wish, record: PodRecord, config: Config) -> float:
     return record.began - config.token.proof_lifetime
 
 
-def _usable(
-    want: Want, standing: Standing, wished: Wish, record: PodRecord, arrived: float, config: Config
-) -> Environment | None:
-    if kept := record.kept.get(want):
-        return kept
+def _usable(standing: Standing, wished: Wish, record: PodRecord, arrived: float, config: Config) -> Environment | None:
     environment, since = standing.environment, _not_before(wished, record, config)
     if environment is None or standing.checked >= since:
         return environment
@@ -242,6 +235,25 @@ def _usable(
         and standing.checked >= arrived - config.token.proof_lifetime
     )
     return environment if out_of_reach else None
+
+
+def _adjusted(
+    question: Question,
+    wished: Wish,
+    want: Want,
+    environment: Environment,
+    known: Known,
+    config: Config,
+    runtime: Capabilities,
+) -> Decision:
+    """What becomes of the container once its environment is settled."""
+    decision = _activate(question, wished, want, environment, config, runtime)
+    if isinstance(decision, Adjust):
+        decision = furnished(decision, question.container, known, config)
+    if isinstance(decision, Adjust) and wished.nix_mutable:
+        since = question.arrived - config.environments.fresh_for
+        decision = mutable(decision, question.container, known, since)
+    return decision
 
 
 def _activate(

@@ -7,7 +7,7 @@ publish here what they have finished. A request that may wait a little does so o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 
 from nri_flox.flox.accounts import User
@@ -70,9 +70,12 @@ class Catalogue:
     def keep(self, sandbox_id: str, want: Want, environment: Environment) -> None:
         """The pod runs a container in `environment`, and keeps to that one for its life."""
         record = self._pods.get(sandbox_id)
-        if record is not None and want not in record.kept:
-            with self._lock:
-                self._pods[sandbox_id] = replace(record, kept={**record.kept, want: environment})
+        if record is None or want.public in record.kept:
+            return
+        with self._lock:
+            record = self._pods.get(sandbox_id)
+            if record is not None:
+                self._pods[sandbox_id] = replace(record, kept={want.public: environment, **record.kept})
 
     def adopt(self, other: Catalogue) -> None:
         """Take over the pods of `other`, with what they keep, and all layers."""
@@ -84,6 +87,11 @@ class Catalogue:
     def drop_pod(self, sandbox_id: str) -> None:
         with self._lock:
             self._pods.pop(sandbox_id, None)
+
+    def drop_pods_but(self, sandbox_ids: Container[str]) -> None:
+        """Forget pods that are gone; their events may never have come."""
+        with self._lock:
+            self._pods = {one: record for one, record in self._pods.items() if one in sandbox_ids}
 
     def publish(self, want: Want, change: Callable[[Standing], Standing]) -> None:
         """Replace the standing of `want` by what `change` makes of it."""

@@ -100,7 +100,7 @@ class FloxHubSource:
         self._commands.stop()
 
     def look(self, reference: Reference, mode: Mode, lent: Lent | None) -> Found | None:
-        record = _read_record(self._place(reference, lent))
+        record = _read_record(self._place(reference, mode, lent))
         if record is None or mode not in record.outputs:
             return None
         path = record.outputs[mode]
@@ -113,7 +113,7 @@ class FloxHubSource:
 
     def fetch(self, reference: Reference, mode: Mode, lent: Lent | None, *, metrics: bool) -> Found:
         began, checked = time.monotonic(), self._wall_clock()
-        place = self._place(reference, lent)
+        place = self._place(reference, mode, lent)
         try:
             self._make_home(lent)
             os.makedirs(place, exist_ok=True)
@@ -181,8 +181,9 @@ class FloxHubSource:
 
     def _flox(self, arguments: list[str], lent: Lent | None, *, metrics: bool) -> Ended:
         home = self._home(lent)
-        # The CLI writes the token into a file for Nix, and takes it away only when it ends by itself.
-        scratch = os.path.join(home, f"{_SCRATCH}{os.urandom(4).hex()}")
+        # The CLI writes the token into a file for Nix, and takes it away only when it ends by itself. The directory
+        # lies where its user can't put a link in its place before it is given to him.
+        scratch = os.path.join(self._credential(lent), f"{_SCRATCH}{os.urandom(4).hex()}")
         os.mkdir(scratch, 0o700)
         try:
             self._give(scratch)
@@ -252,9 +253,12 @@ class FloxHubSource:
     def _home(self, lent: Lent | None) -> str:
         return os.path.join(self._credential(lent), "home")
 
-    def _place(self, reference: Reference, lent: Lent | None) -> str:
-        """The directory for what one credential sees of one reference: a record, and the directories of pulls."""
-        generation = str(reference.generation) if reference.pinned else "live"
+    def _place(self, reference: Reference, mode: Mode, lent: Lent | None) -> str:
+        """The directory for what one credential sees of one reference: a record, and the directories of pulls.
+
+        One for each mode, although a pull brings both: attempts for them may be under way at the same time.
+        """
+        generation = f"{reference.generation or 'live'}-{mode}"
         return os.path.join(self._credential(lent), "environments", reference.owner, reference.name, generation)
 
     def _make_home(self, lent: Lent | None) -> None:
@@ -268,10 +272,10 @@ class FloxHubSource:
     def _sweep(self) -> None:
         """Remove what the CLIs of a service that was killed had for the moment."""
         for credential in os.listdir(self._root) if os.path.isdir(self._root) else ():
-            home = os.path.join(self._root, credential, "home")
-            for name in os.listdir(home) if os.path.isdir(home) else ():
+            place = os.path.join(self._root, credential)
+            for name in os.listdir(place):
                 if name.startswith(_SCRATCH):
-                    _remove(os.path.join(home, name))
+                    _remove(os.path.join(place, name))
 
     def _give(self, directory: str) -> None:
         if self._cli.user is not None:

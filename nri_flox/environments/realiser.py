@@ -87,7 +87,6 @@ class Realiser:
     ) -> None:
         self._catalogue = catalogue
         self._sources = sources
-        self._all_local = all(source.is_local for source in sources)
         self._layout = layout
         self._reporter = reporter
         # What this node knows by itself must not wait for pulls, which can take minutes and hang.
@@ -146,8 +145,8 @@ class Realiser:
     def _look_first(self, attempt: _Attempt) -> bool:
         request = attempt.request
         want = request.want
-        if request.local or self._all_local or self._catalogue.standing(want).looked == NOTHING.looked:
-            self._look(want, request.lent)
+        if request.local or self._sources[0].is_local or self._catalogue.standing(want).looked == NOTHING.looked:
+            self._look(request)
         with self._lock:
             request = attempt.request
             if request.local or self._catalogue.standing(want).checked >= request.not_before:
@@ -157,7 +156,8 @@ class Realiser:
         return False
 
     def _fetch_then(self, attempt: _Attempt) -> bool:
-        request = attempt.request
+        with self._lock:
+            request = attempt.request
         want = request.want
         if self._catalogue.standing(want).checked >= request.not_before:
             return True
@@ -175,8 +175,8 @@ class Realiser:
         self._reporter.attempt_ended(want, time.monotonic() - began, failure)
         return True
 
-    def _look(self, want: Want, lent: Lent | None) -> None:
-        here = self._on_this_node(want, lent)
+    def _look(self, request: Request) -> None:
+        want, here = request.want, self._on_this_node(request)
         looked = time.monotonic()
 
         def seen(standing: Standing) -> Standing:
@@ -187,12 +187,15 @@ class Realiser:
 
         self._catalogue.publish(want, seen)
 
-    def _on_this_node(self, want: Want, lent: Lent | None) -> tuple[Found, Environment] | None:
+    def _on_this_node(self, request: Request) -> tuple[Found, Environment] | None:
+        want = request.want
         for source in self._sources:
             # What lies here and is of no use is passed over: fetching it anew will say why, or mend it.
             with suppress(Missing, _Failed):
-                if found := source.look(want.reference, want.mode, lent):
+                if found := source.look(want.reference, want.mode, request.lent):
                     return found, self._environment(want, found, source)
+            if not (source.is_local or request.local):
+                return None  # It may have more than lies here, and goes before those that come after it.
         return None
 
     def _publish_found(self, want: Want, found: Found, environment: Environment) -> None:

@@ -15,8 +15,6 @@ from nri_flox.environments.view import UNFINISHED, remove
 from nri_flox.flox.scripts import Scripts
 from nri_flox.flox.store import StorePath
 
-_numbers = count()
-
 
 def place(view_dir: str, path: StorePath, scripts: Scripts) -> str:
     """The directory below `view_dir` with the scripts of the environment at `path`, made unless it is there already.
@@ -34,7 +32,7 @@ def place(view_dir: str, path: StorePath, scripts: Scripts) -> str:
 
 
 def _make(view_dir: str, directory: str, scripts: Scripts) -> None:
-    building = os.path.join(view_dir, f"{UNFINISHED}{next(_numbers)}-scripts")
+    building = os.path.join(view_dir, f"{UNFINISHED}{os.urandom(4).hex()}-scripts")
     stand_ins = os.path.join(building, "bin")
     try:
         os.makedirs(stand_ins)

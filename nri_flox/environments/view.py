@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import count
 
 from nri_flox.flox.store import Store, StorePath
 
@@ -20,7 +19,6 @@ UNFINISHED = ".building-"
 """How the names of what is being built in the view directory begin; a later process sweeps them away."""
 # Levels of directories in a store path. Two descriptors are open for each, and a service has 1,024 in most places.
 _MAX_DEPTH = 128
-_numbers = count()
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -40,7 +38,7 @@ def lay_out(view_dir: str, store: Store, path: StorePath, closure: Iterable[Stor
     view = os.path.join(view_dir, path.name)
     if os.path.isdir(view):
         return view
-    building = os.path.join(view_dir, f"{UNFINISHED}{next(_numbers)}-{path.name}")
+    building = os.path.join(view_dir, f"{UNFINISHED}{os.urandom(4).hex()}-{path.name}")
     os.mkdir(building, 0o700)
     try:
         with _opened(building) as target, _opened(store.directory) as source:
@@ -74,11 +72,9 @@ def prepare(view_dir: str) -> None:
     os.chmod(view_dir, 0o711)  # noqa: S103
 
 
-def sweep(view_dir: str) -> None:
-    """Remove what builds of an earlier process left in `view_dir`, which no other process may use."""
-    for name in os.listdir(view_dir):
-        if name.startswith(UNFINISHED):
-            remove(os.path.join(view_dir, name))
+def unfinished(view_dir: str) -> list[str]:
+    """What is being built in `view_dir`, or was when an earlier process was killed. No name comes twice."""
+    return [os.path.join(view_dir, name) for name in os.listdir(view_dir) if name.startswith(UNFINISHED)]
 
 
 def _link(source: int, target: int, name: str) -> None:

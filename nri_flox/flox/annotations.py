@@ -75,7 +75,8 @@ def wish(annotations: Mapping[str, str], container: str, skipped_on_node: Iterab
 
     `skipped_on_node` are the patterns of `runtime.skip_containers`. Raises InvalidAnnotation.
     """
-    if listed(container, _names(annotations, SKIP)):
+    skipped = annotations.get(SKIP, "").split(",")
+    if container in map(str.strip, skipped):
         return Absent.SKIPPED_BY_POD
     annotation, named = ENVIRONMENT_OF + container, annotations.get(ENVIRONMENT_OF + container)
     if named is None:
@@ -84,11 +85,10 @@ def wish(annotations: Mapping[str, str], container: str, skipped_on_node: Iterab
         annotation, named = ENVIRONMENT, annotations.get(ENVIRONMENT)
     if named is None:
         return Absent.UNNAMED
-    return _wish(
-        _reference(annotation, named),
-        annotations,
-        skip_exec=listed(container, _names(annotations, SKIP_EXEC)),
-    )
+    if _matched(container, annotations, SKIP):
+        return Absent.SKIPPED_BY_POD
+    reference = _reference(annotation, named)
+    return _wish(reference, annotations, skip_exec=_matched(container, annotations, SKIP_EXEC))
 
 
 def wishes(annotations: Mapping[str, str]) -> list[Wish]:
@@ -149,14 +149,14 @@ def _fits(piece: str, text: str) -> bool:
     return len(piece) == len(text) and all(want in ("?", have) for want, have in zip(piece, text, strict=True))
 
 
-def _names(annotations: Mapping[str, str], annotation: str) -> list[str]:
+def _matched(container: str, annotations: Mapping[str, str], annotation: str) -> bool:
     value = annotations.get(annotation)
     if not value:
-        return []
+        return False
     names = value.split(",")
     if sum("*" in name or "?" in name for name in names) > _MAX_PATTERNS:
         raise InvalidAnnotation(annotation, value, f"a list with at most {_MAX_PATTERNS} patterns")
-    return names
+    return listed(container, names)
 
 
 def _wish(reference: Reference, annotations: Mapping[str, str], *, skip_exec: bool) -> Wish:

@@ -42,6 +42,10 @@ class Want:
     mode: Mode
     credential: str | None
 
+    @property
+    def public(self) -> Want:
+        return Want(self.reference, self.mode, None)
+
     def __str__(self) -> str:
         return f"{self.reference} ({self.mode})"
 
@@ -132,7 +136,8 @@ class PodRecord:
     """A pod that names an environment, as far as decisions depend on what was seen of it.
 
     `began` is when its sandbox was first seen (monotonic seconds); `tokens` is None until its volumes were read;
-    `kept` holds the environments that its containers run in, which the pod keeps for life.
+    `kept` holds the environments that its containers run in, by `Want.public`: once the pod has shown that it may have
+    one, it has it for life, whatever becomes of its token.
     """
 
     uid: str

@@ -18,7 +18,14 @@ def clean(text: str, limit: int = 400) -> str:
 
 
 def quote(text: str, limit: int = 100) -> str:
-    return f'"{clean(text, limit)}"'
+    """At most `limit` characters of `text` in quotes, as it is: a blank or a newline too many is to be seen."""
+    shown = "".join(_shown(character) for character in text[: limit + 1])
+    return f'"{shown}"' if len(text) <= limit else f'"{shown[:limit]}…"'
+
+
+def _shown(character: str) -> str:
+    harmless = character.isprintable() and not _CONTROL.fullmatch(character)
+    return character if harmless else character.encode("unicode_escape").decode()
 
 
 def duration(seconds: float) -> str:

@@ -2,11 +2,10 @@
 
 import os
 import socket
-import time
 
 
 def ready(status: str) -> bool:
-    """The service is up; also the end of a reload. `status` is for people."""
+    """The service is up. `status` is for people."""
     return _send("READY=1", f"STATUS={status}")
 
 
@@ -15,27 +14,9 @@ def status(text: str) -> bool:
     return _send(f"STATUS={text}")
 
 
-def reloading() -> bool:
-    """The config is being read again; `ready` must follow."""
-    return _send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-
-
 def stopping() -> bool:
     """The service is on its way out."""
     return _send("STOPPING=1")
-
-
-def watchdog() -> bool:
-    """The service is alive; to be said at least once in each `watchdog_interval`."""
-    return _send("WATCHDOG=1")
-
-
-def watchdog_interval() -> float | None:
-    """Seconds after which systemd takes a silent service for dead; None when it watches another or none."""
-    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
-    microseconds = os.environ.get("WATCHDOG_USEC", "")
-    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) else None
 
 
 def _send(*fields: str) -> bool:

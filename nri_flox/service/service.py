@@ -34,7 +34,7 @@ from nri_flox.adjust.encode import UNCHANGED, answer
 from nri_flox.adjust.mutable import layer_of
 from nri_flox.config import Config, ConfigError, Log, LogLevel, load
 from nri_flox.environments.supply import StateDir, Supply
-from nri_flox.environments.view import sweep
+from nri_flox.environments.view import remove, unfinished
 from nri_flox.flox.annotations import names_environment
 from nri_flox.flox.annotations import unknown as unknown_annotations
 from nri_flox.flox.environment import Failure, Layer, PodRecord, Want
@@ -91,7 +91,7 @@ class Service:
         self._config_path = config_path
         self._drop_in = ""
         self._runtime: RuntimeInfo | None = None
-        self._synchronized: set[str] = set()  # the containers of a synchronisation that is under way
+        self._synchronized: set[str] = set()  # pods and containers of a synchronisation that is under way
         # One change of the setting at a time; requests only read it.
         self._changing = threading.Lock()
         config = _configured(config_path)
@@ -111,13 +111,15 @@ class Service:
 
     def configure(self, runtime: RuntimeInfo, config: str) -> None:
         self._runtime = runtime
+        self._synchronized = set()
         if self._settled is None or config != self._drop_in:
             try:
                 self._change(config)
             except (ConfigError, OSError) as error:
                 raise StatusError(Code.INVALID_ARGUMENT, str(error)) from None
         else:
-            self._settled = replace(self._settled, budget=self._budget(self._settled.config))
+            with self._changing:
+                self._settled = replace(self._settled, budget=self._budget(self._settled.config))
         self._log.info(
             "configured",
             runtime=str(runtime.capabilities),
@@ -131,6 +133,7 @@ class Service:
     def synchronize(self, pods: Iterable[PodSandbox], containers: Iterable[Container], more: bool) -> None:
         supply = self._setting.supply
         for pod in pods:
+            self._synchronized.add(pod.id)
             self._meet(pod)
         for container in containers:
             self._synchronized.add(container.id)
@@ -138,6 +141,7 @@ class Service:
                 supply.catalogue.use_layer(layer, container.id, container.pod_sandbox_id)
         if not more:
             running, self._synchronized = self._synchronized, set()
+            supply.catalogue.drop_pods_but(running)
             supply.catalogue.leave_layers(lambda container, _sandbox: container not in running)
             supply.layers.sweep()
             self._log.info("synchronized")
@@ -280,6 +284,8 @@ class Service:
             self._log.error("reload_failed", error=str(error))
         else:
             self._log.info("reloaded")
+            if self._setting.config.nri != self.nri:
+                self._log.warning("settings_need_restart", keys=["nri"])
 
     def _change(self, drop_in: str) -> None:
         with self._changing:
@@ -304,7 +310,8 @@ class Service:
         try:
             supply = Supply(config, self, self.failed)
             if old is None:
-                sweep(config.nix.view_dir)
+                left = unfinished(config.nix.view_dir)
+                threading.Thread(target=self._sweep, args=(left,), daemon=True).start()
         except BaseException:
             if not shared:
                 state.release()
@@ -312,6 +319,14 @@ class Service:
         if keys := _without_effect(config):
             self._log.warning("settings_without_effect", keys=keys)
         return self._setting_of(config, state, supply)
+
+    def _sweep(self, paths: Iterable[str]) -> None:
+        """Remove what an earlier process left half built; it can be hundreds of thousands of files."""
+        for path in paths:
+            try:
+                remove(path)
+            except OSError as error:
+                self.failed("sweep", error)
 
     def _setting_of(self, config: Config, state: StateDir, supply: Supply) -> _Setting:
         return _Setting(
@@ -326,7 +341,7 @@ class Service:
     def _budget(self, config: Config) -> float:
         budget = config.environments.wait_budget
         # Past half of the request's time too little would be left to other plugins.
-        return budget if self._runtime is None else min(budget, self._runtime.request_timeout / 2)
+        return budget if self._runtime is None else min(budget, self._runtime.request_timeout / 2 - _MARGIN)
 
     def _logging(self, config: Config) -> Log:
         return replace(config.log, level=LogLevel.DEBUG) if self._debug else config.log

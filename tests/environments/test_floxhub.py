@@ -94,7 +94,13 @@ class Node:
         owner_name, _, generation = reference.partition(":")
         credential = token.credential if token else "public"
         return (
-            self.state / "floxhub" / credential / "environments" / owner_name / (generation or "live") / "pulled.json"
+            self.state
+            / "floxhub"
+            / credential
+            / "environments"
+            / owner_name
+            / f"{generation or 'live'}-run"
+            / "pulled.json"
         )
 
 
@@ -717,7 +723,7 @@ def test_a_file_that_the_cli_makes_of_the_token_does_not_stay(node: Node, tmp_pa
     settings = Cli(str(cli), None, node.hub.environment, timeout)
     node.source = FloxHubSource(str(node.state), Store(str(node.store_dir)), settings)
     if how == "outlives the service":
-        scratch = node.state / "floxhub" / lent().credential / "home/scratch-0"
+        scratch = node.state / "floxhub" / lent().credential / "scratch-0"
         scratch.mkdir(parents=True)
         (scratch / "netrc").write_text(SECRET)
         node.restarted()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nri_flox.environments.scripts import place
-from nri_flox.environments.view import prepare, sweep
+from nri_flox.environments.view import prepare, remove, unfinished
 from nri_flox.flox.scripts import Scripts
 from nri_flox.flox.store import StorePath
 
@@ -83,5 +83,6 @@ def test_nothing_is_left_of_one_that_could_not_be_made(views: Path) -> None:
 def test_what_a_kill_left_is_swept_away_and_nothing_else(views: Path) -> None:
     directory = placed(views)
     (views / ".building-7-scripts").mkdir()
-    sweep(str(views))
+    for left in unfinished(str(views)):
+        remove(left)
     assert os.listdir(views) == [directory.name]

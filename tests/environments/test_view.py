@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nri_flox.environments.view import ViewError, lay_out, prepare, sweep
+from nri_flox.environments.view import ViewError, lay_out, prepare, remove, unfinished
 from nri_flox.flox.store import Store, StorePath
 
 
@@ -204,7 +204,8 @@ def test_a_build_that_was_killed_is_not_taken_for_a_view(node: Node, monkeypatch
         node.lay_out(TOOL, named("missing"))
     monkeypatch.undo()
     assert len(node.left()) == 1
-    sweep(str(node.views))
+    for left in unfinished(str(node.views)):
+        remove(left)
     assert node.left() == []
     assert (node.lay_out() / TOOL.name / "file").read_text() == "content"
 
@@ -212,7 +213,8 @@ def test_a_build_that_was_killed_is_not_taken_for_a_view(node: Node, monkeypatch
 def test_sweeping_keeps_whole_views(node: Node) -> None:
     node.write(TOOL, "file")
     view = node.lay_out()
-    sweep(str(node.views))
+    for left in unfinished(str(node.views)):
+        remove(left)
     assert (view / TOOL.name / "file").exists()
 
 

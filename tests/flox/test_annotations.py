@@ -69,6 +69,9 @@ def test_each_annotation_sets_one_thing(annotations: dict[str, str], field: str,
         ({"flox.dev/environment.main": "acme/tools", "flox.dev/skip-containers": "main"}, Absent.SKIPPED_BY_POD),
         # A skipped container is never touched, whatever else is wrong.
         ({"flox.dev/environment": "?!", "flox.dev/skip-containers": "main"}, Absent.SKIPPED_BY_POD),
+        # Neither is one that the list names, or that has no environment, by a list that is too long to match.
+        ({**TOOLS, "flox.dev/skip-containers": "*x," * 200 + "main"}, Absent.SKIPPED_BY_POD),
+        ({"flox.dev/skip-containers": "*x," * 200}, Absent.UNNAMED),
         # Without an environment for it, a container is not affected by what is wrong elsewhere.
         ({"flox.dev/activate-mode": "walk"}, Absent.UNNAMED),
     ],
@@ -114,6 +117,15 @@ def test_refusal_of_a_hostile_value_is_one_short_line() -> None:
         wish(TOOLS | {"flox.dev/activate-mode": "\x1b[31m\nred\u202e" + "x" * 100_000}, "main")
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [("acme/x\n", r'"acme/x\n"'), (" acme/x", '" acme/x"'), ("a\u202e", r'"a\u202e"')]
+)
+def test_refusal_shows_what_is_too_much(value: str, shown: str) -> None:
+    with pytest.raises(InvalidAnnotation) as refusal:
+        wish({"flox.dev/environment": value}, "main")
+    assert shown in str(refusal.value)
 
 
 def test_unknown_annotations_are_told_apart() -> None:

@@ -31,18 +31,9 @@ def test_a_status_is_one_field_whatever_it_holds(systemd: socket.socket) -> None
     assert systemd.recv(4096) == b"STATUS=first MAINPID=1"
 
 
-def test_a_reload_says_when_it_began(systemd: socket.socket) -> None:
-    assert notify.reloading()
-    first, second = systemd.recv(4096).split(b"\n")
-    assert first == b"RELOADING=1"
-    assert second.startswith(b"MONOTONIC_USEC=")
-
-
-def test_stopping_and_watchdog_are_single_fields(systemd: socket.socket) -> None:
+def test_the_end_is_one_field(systemd: socket.socket) -> None:
     assert notify.stopping()
     assert systemd.recv(4096) == b"STOPPING=1"
-    assert notify.watchdog()
-    assert systemd.recv(4096) == b"WATCHDOG=1"
 
 
 def test_nothing_happens_without_systemd(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,15 +50,3 @@ def test_a_systemd_that_does_not_read_never_blocks_the_service(systemd: socket.s
     told = [notify.status("x" * 1000) for _ in range(2000)]
     assert told[0]
     assert not told[-1]
-
-
-@pytest.mark.parametrize(
-    ("microseconds", "pid", "seconds"),
-    [("30000000", None, 30.0), ("30000000", "1", None), ("0", None, None), ("soon", None, None)],
-)
-def test_the_watchdog_is_for_the_process_that_it_names(
-    monkeypatch: pytest.MonkeyPatch, microseconds: str, pid: str | None, seconds: float | None
-) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", microseconds)
-    monkeypatch.setenv("WATCHDOG_PID", pid or str(os.getpid()))
-    assert notify.watchdog_interval() == seconds
