@@ -15,10 +15,10 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from nri_flox.flox.activation import FLOX_ENV_CACHE
+from nri_flox.flox.reference import Mode
 from nri_flox.flox.store import StorePath
 
 if TYPE_CHECKING:
-    from nri_flox.flox.reference import Mode
     from nri_flox.flox.rendered import Rendered
 
 # In the container.
@@ -119,7 +119,7 @@ def _options(rendered: Rendered, mode: Mode, description: str) -> str:
         "env-description": quote(description),
     }
     words = [f"--{option} {value}" for option, value in wanted.items() if option in rendered.options]
-    if mode.value == "dev" and "cuda-detection" in rendered.options and rendered.detects_cuda:
+    if mode is Mode.DEV and "cuda-detection" in rendered.options and rendered.detects_cuda:
         words.append("--cuda-detection")
     return " ".join(words)
 
@@ -157,8 +157,14 @@ set +p
 exec {activate} {options} -- {enter} "$@"
 """
 
+# As a pattern: what is no variable to bash, and those that each bash sets for itself, which no activation means.
+_NOT_OURS = (
+    "'' | *[!a-zA-Z0-9_]* | [0-9]* | "
+    "_ | PWD | OLDPWD | SHLVL | SHELLOPTS | BASHOPTS | BASH_VERSINFO | UID | EUID | PPID"
+)
+
 # The notes: the PATH that the container began with, then `NAME=value` for what was set and `NAME` for what was unset,
-# each ended by a NUL, and a `=` when they are whole. What bash keeps for itself is none of the activation's exports.
+# each ended by a NUL, and a `=` when they are whole.
 _ENTER = """\
 mapfile -d '' -t _nf_before <{state}/before
 mapfile -d '' -t _nf_after </proc/self/environ
@@ -170,9 +176,8 @@ _nf_notes=("${{_nf_was[.PATH]-PATH=}}")
 _nf_kept=0
 for _nf_entry in "${{_nf_after[@]}}"; do
   _nf_name=${{_nf_entry%%=*}}
-  if [[ ${{_nf_was[.$_nf_name]-}} == "$_nf_entry" ]]; then
-    _nf_kept=$((_nf_kept + 1))
-  else
+  if [[ ${{_nf_was[.$_nf_name]+set}} ]]; then _nf_kept=$((_nf_kept + 1)); fi
+  if [[ ${{_nf_was[.$_nf_name]-}} != "$_nf_entry" ]]; then
     case $_nf_name in {not_ours}) ;; *) _nf_notes+=("$_nf_entry") ;; esac
   fi
 done
@@ -190,10 +195,6 @@ fi
 set +p
 exec -- "$@"
 """
-_NOT_OURS = (
-    "'' | *[!a-zA-Z0-9_]* | [0-9]* | _ | PWD | OLDPWD | SHLVL"
-    " | SHELLOPTS | BASHOPTS | BASH_VERSINFO | UID | EUID | PPID"
-)
 
 _ATTACH = """\
 _nf_name=${{0##*/}}

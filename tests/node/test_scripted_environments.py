@@ -115,6 +115,14 @@ def test_environments_of_older_releases_are_activated_by_their_own_options(node:
     assert env["PATH"] == f"{environment.bin}:{environment.path}/sbin:/bin"
 
 
+def test_a_command_may_have_any_name_that_a_file_may_have(node: Node) -> None:
+    name = "my tool: 100% ünï"
+    program = render.Executable(f'#!{bash(node)}/bin/bash\necho "${{0##*/}}" "$@" $FROM_HOOK\n')
+    environment = publish_hook(node, packages=[render.Package("odd", {f"bin/{name}": program})])
+    said = node.pod(environment=environment.reference).run([name, "a  b"])
+    assert (said.stdout, said.stderr) == (f"{name} a  b yes\n", "the hook\n")
+
+
 @pytest.mark.parametrize("script", ["bin/x", "./run", "/srv/run"])
 def test_a_command_with_a_path(node: Node, script: str, tmp_path: Path) -> None:
     program = tmp_path / script.removeprefix("/srv/")
