@@ -532,3 +532,35 @@ def test_source_on_this_node_is_never_waited_for_behind_pulls(node: Node) -> Non
     assert node.settled(OTHER).checked == node.source.here.checked
     assert not node.source.fetches
     local.close(5)
+
+
+def test_source_that_goes_first_is_asked_before_the_directory_of_this_node(node: Node) -> None:
+    hub, directory = Playing(node.path), Playing(node.path, is_local=True)
+    directory.here = Found(node.path, 7, time.monotonic())
+    both = node.made(hub, directory)
+    both.ask(Fetch(OTHER, None, 0, False, True))
+    environment = node.settled(OTHER).environment
+    assert environment is not None
+    assert environment.reference.generation is None
+    assert (len(hub.fetches), directory.looks) == (1, 0)
+    both.close(5)
+
+
+def test_directory_that_goes_first_never_waits_for_pulls(node: Node) -> None:
+    def nothing() -> None:
+        raise Missing(Fault.NOT_FOUND, "not here")
+
+    hub, directory = Playing(node.path), Playing(node.path, is_local=True, act=nothing)
+    hub.may_go.clear()
+    both = node.made(directory, hub)
+    for number in range(3):
+        both.ask(Fetch(Want(Reference.parse(f"acme/slow{number}"), Mode.RUN, None), None, 0, False, True))
+    deadline = time.monotonic() + 10
+    while len(hub.fetches) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    for _ in range(2):  # also when it was looked at before
+        directory.here = Found(node.path, None, time.monotonic())
+        both.ask(Fetch(OTHER, None, directory.here.checked, False, True))
+        assert node.settled(OTHER).checked == directory.here.checked
+    both.close(5)
