@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +45,8 @@ class Commands:
 
         Its standard input is empty; both its outputs are kept as one. Raises OSError when it can't be started.
         """
+        import subprocess  # For nodes that pull; others are spared its memory.
+
         deadline = time.monotonic() + timeout
         uid, gid = (None, None) if user is None else identity(user)
         process = subprocess.Popen(

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -226,6 +225,8 @@ def _remove(layer: Layer) -> None:
 
 def _run(*command: str) -> None:
     """Raises _Failed."""
+    import subprocess  # as above
+
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIMEOUT, check=False

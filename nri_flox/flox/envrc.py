@@ -69,8 +69,12 @@ _SKIPPED = re.compile(
 _EXPORT = re.compile(r"[ \t]*export[ \t]+")
 _BLANK = re.compile(r"[ \t]*")
 _NEXT_NAME = re.compile(r"[ \t]+(?=[A-Za-z_])")
-_END = re.compile(r"[ \t]*(?:\n|\Z)")
-_PLAIN = re.compile(r"[A-Za-z0-9_./:,@%+-]+")
+_OTHER_ASSIGNMENT = re.compile(r"\+=|\[")
+_END = re.compile(r"[ \t]*(?:[ \t]#[^\n]*)?(?:\n|\Z)")
+# What stands for itself outside quotes: bash matches no file names in an assignment, nor in an argument of export
+# that is one, and splits neither. In the word of an expansion there, blanks stand for themselves too.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:,@%+=*?!^#\[\]-]+")
+_PLAIN_BRACED = re.compile(r"[A-Za-z0-9_./:,@%+=*?!^#\[\] \t\n-]+")
 _SINGLE_QUOTED = re.compile(r"'([^'\0\ud800-\udfff]*)'")
 # Between double quotes, and in the word of an expansion there: what stands for itself, and where a backslash
 # is an escape (elsewhere it stands for itself too).
@@ -89,10 +93,21 @@ _CONSTRUCTS = {
     "$": "a special parameter",
     "\\": "a backslash outside quotes",
     "~": "a tilde outside quotes",
+    "{": "a brace outside quotes",
+    "}": "a brace outside quotes",
+    "+=": "appending to a variable",
+    "[": "an element of an array",
+    "(": "a parenthesis outside quotes",
+    ";": "a second command on a line",
+    "&": "a second command on a line",
+    "|": "a second command on a line",
+    "<": "a redirection",
+    ">": "a redirection",
     "\0": "a NUL",
     "'": "a single quote inside an expansion",
     '"': "a quote",
 }
+_SOMETHING_ELSE = "something else than a plain assignment"
 
 
 def parse(text: str) -> Iterator[Statement]:
@@ -103,30 +118,22 @@ def parse(text: str) -> Iterator[Statement]:
             continue
         exported = script.skip(_EXPORT) is not None
         script.skip(_BLANK)
-        name = script.name()
-        if name == "FLOX_ENV":
-            raise script.unsupported("another FLOX_ENV")
-        if script.skip_text("="):
-            yield Statement(name, script.unquoted_word(), exported)
-        elif exported:
-            yield Statement(name, None, exported)
-            while script.skip(_NEXT_NAME):
-                yield Statement(script.name(), None, exported)
-        else:
-            raise script.unsupported("a command")
-        if not script.skip(_END):
-            raise script.unsupported()
+        yield script.statement(exported)
+        while exported and script.skip(_NEXT_NAME):
+            yield script.statement(exported)
+        script.end_line()
 
 
 class _Script:
     """A place in a text."""
 
-    __slots__ = ("at_char", "depth", "text")
+    __slots__ = ("at_char", "depth", "line_sets", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at_char = 0
         self.depth = 0
+        self.line_sets: set[str] = set()
 
     def at_end(self) -> bool:
         return self.at_char >= len(self.text)
@@ -150,7 +157,7 @@ class _Script:
         line = self.text.count("\n", 0, self.at_char) + 1
         if not construct:
             here = self.text[self.at_char : self.at_char + 2]
-            construct = _CONSTRUCTS.get(here) or _CONSTRUCTS.get(here[:1]) or "something else than an assignment"
+            construct = _CONSTRUCTS.get(here) or _CONSTRUCTS.get(here[:1]) or _SOMETHING_ELSE
             if _NOT_UTF_8.match(here):
                 construct = "text that is not UTF-8"
         return UnsupportedError(f"line {line}: {construct} needs a shell")
@@ -165,11 +172,29 @@ class _Script:
             raise self.unsupported(f"the variable {name}")
         return name
 
-    def unquoted_word(self) -> Word:
-        """The value of an assignment, up to where it ends."""
+    def statement(self, exported: bool) -> Statement:
+        """An assignment, or of an `exported` line, a name."""
+        name = self.name()
+        if name == "FLOX_ENV":
+            raise self.unsupported("another FLOX_ENV")
+        if self.skip_text("="):
+            word = self.unquoted_word(_PLAIN)
+            self.line_sets.add(name)
+            return Statement(name, word, exported)
+        if not exported:
+            raise self.unsupported("" if self.at(_OTHER_ASSIGNMENT) else "a command")
+        return Statement(name, None, exported)
+
+    def end_line(self) -> None:
+        if not self.skip(_END):
+            raise self.unsupported()
+        self.line_sets.clear()
+
+    def unquoted_word(self, plain: re.Pattern[str]) -> Word:
+        """The value of an assignment, or the word of an expansion outside quotes, up to where it ends."""
         parts: list[str | Expansion] = []
         while True:
-            if found := self.skip(_PLAIN):
+            if found := self.skip(plain):
                 parts.append(found[0])
             elif found := self.skip(_SINGLE_QUOTED):
                 parts.append(found[1])
@@ -204,25 +229,40 @@ class _Script:
                 raise self.unsupported()
         return tuple(parts)
 
+    def read_name(self) -> str:
+        """A name in an expansion. Bash expands a whole line of exports before it sets the first of them."""
+        name = self.name()
+        if name in self.line_sets:
+            raise self.unsupported(f"{name}, set and used on one line,")
+        return name
+
     def expansion(self, *, in_quotes: bool) -> Expansion:
         start = self.at_char
         self.at_char += 1
         if self.at(_IDENTIFIER):
-            return Expansion(self.name())
+            return Expansion(self.read_name())
         if not self.skip_text("{") or not self.at(_IDENTIFIER):
             self.at_char = start
             raise self.unsupported()
-        name = self.name()
+        name = self.read_name()
         if self.skip_text("}"):
             return Expansion(name)
         operator = self.text[self.at_char : self.at_char + 2]
-        if operator not in (":-", ":+") or not in_quotes:
+        if operator not in (":-", ":+"):
             self.at_char = start
             raise self.unsupported()
         self.at_char += 2
         self.depth += 1
         if self.depth > _DEEPEST_EXPANSION:
             raise self.unsupported("an expansion in an expansion, and so on,")
-        word = self.quoted_word("}", *_BRACED)
+        if in_quotes:
+            word = self.quoted_word("}", *_BRACED)
+        else:
+            word = self.unquoted_word(_PLAIN_BRACED)
+            if self.at_end():
+                self.at_char = start
+                raise self.unsupported("an expansion without end")
+            if not self.skip_text("}"):
+                raise self.unsupported()
         self.depth -= 1
         return Expansion(name, operator, word)

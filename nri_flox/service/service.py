@@ -54,9 +54,6 @@ _WITHOUT_EFFECT = {
     "metrics": ("listen", "textfile"),
 }
 
-# Parameters of mallopt(3), by their numbers in malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-
 # What is left of a request's time for the answer itself, once waiting ends.
 _MARGIN = 0.02  # seconds
 
@@ -391,21 +388,6 @@ def _retire(setting: _Setting, release: bool) -> None:
         setting.state.release()
 
 
-def _give_memory_back() -> None:
-    """Have the C library return what a message of megabytes took, as Synchronize brings them on a busy node.
-
-    Left to itself it raises its own thresholds with the first such message and keeps an arena for each thread
-    (mallopt(3)): 10 MB of a service that works with 22 MB.
-    """
-    import ctypes
-
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):  # glibc's
-        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-            library.mallopt(parameter, 128 * 1024)
-        library.mallopt(_M_ARENA_MAX, 1)
-
-
 def run(config_path: str | None, debug: bool) -> int:
     """Serve the runtime until a signal ends the service, or the runtime that launched it goes. The exit status.
 
@@ -414,7 +396,6 @@ def run(config_path: str | None, debug: bool) -> int:
     # No memory of this process, which holds tokens, may end up in a file.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    _give_memory_back()
     launch = launch_from(os.environ)
     service = Service(config_path, debug=debug, launched=launch is not None)
     nri = service.nri
