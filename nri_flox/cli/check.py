@@ -10,10 +10,14 @@ from nri_flox.config import DEFAULT_FILE, Config, ConfigError, load
 
 
 def check(config_path: str | None, containerd_socket: str, *, output: str, ready: bool) -> int:
-    """Exit status: 0 when the node is ready, 1 when there is a fault, 2 when the fault is in the config."""
+    """Exit status: 0 when the node is ready, 1 when there is a fault, 2 when the fault is in the config.
+
+    What is wrong with a config is on stderr too, where other commands say it.
+    """
     try:
         config = load(config_path)
     except ConfigError as error:
+        print(f"nri-flox: {error}", file=sys.stderr)
         found, status = [fault("config", str(error), "see docs/configuration.md")], 2
     else:
         found = [_config(config_path, config)]

@@ -6,6 +6,7 @@ interrupted.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -96,13 +97,19 @@ def _parser() -> argparse.ArgumentParser:
     check.set_defaults(command=_check)
 
     demo = add("demo", "a real pod on a private containerd, start to end, on this machine (as root)", common)
-    demo.add_argument("--runtime", metavar="VERSION", help="the containerd to use, such as 1.7 or 2.1")
+    demo.add_argument("--runtime", metavar="VERSION", type=_release, help="the containerd to use, such as 1.7 or 2.1")
     demo.add_argument("--keep", action="store_true", help="leave the node up until Ctrl-C")
     demo.set_defaults(command=_demo)
 
     version = add("version", "the version of nri-flox", common)
     version.set_defaults(command=_version)
     return parser
+
+
+def _release(text: str) -> str:
+    if not re.fullmatch(r"[0-9]+\.[0-9]+", text):
+        raise argparse.ArgumentTypeError(f"must be a release of containerd such as 1.7 or 2.1, not {text!r}")
+    return text
 
 
 def _run(config_path: str | None, *, debug: bool) -> int:

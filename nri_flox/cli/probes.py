@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from nri_flox.cli.findings import Finding, fault, ok, warning
 from nri_flox.config import Config, Environments, Nix, Source
+from nri_flox.environments.command import identity
 from nri_flox.nri.capabilities import Capabilities
 
 CLI_TIMEOUT = 15.0  # seconds
@@ -126,10 +127,24 @@ def flox_cli(executable: str, path: str) -> Finding:
             return fault("flox", f"{found} --version took over {CLI_TIMEOUT:.0f} s", "see what keeps it")
         except OSError as error:
             return fault("flox", f"{found} can't be run: {error.strerror}", "reinstall the Flox CLI")
-    said = (run.stdout or run.stderr).decode(errors="replace").strip().partition("\n")[0]
+    said = (run.stdout or run.stderr).decode(errors="replace").strip().partition("\n")[0][:200]
     if run.returncode != 0:
-        return fault("flox", f"{found} --version failed: {said[:200]}", "reinstall the Flox CLI")
-    return ok("flox", f"{found}, version {said.removeprefix('flox ')[:100]}")
+        return fault("flox", f"{found} --version failed: {said}", "reinstall the Flox CLI")
+    version = said.removeprefix("flox ")
+    if not re.match(r"\d+\.\d+\.\d+\b", version):
+        remedy = "install the Flox CLI, or set flox.executable"
+        return fault("flox", f"{found} --version says {said!r}, which is no version of Flox", remedy)
+    return ok("flox", f"{found}, version {version}")
+
+
+def flox_user(name: str) -> Iterator[Finding]:
+    """Whether this node has the user that is to run the CLI; nothing is said where that is the service's own."""
+    if not name:
+        return
+    try:
+        identity(name)
+    except OSError as error:
+        yield fault("flox", str(error), "add the user to the node, or set flox.user")
 
 
 def store(nix: Nix) -> Finding:
@@ -236,17 +251,35 @@ def space(store_dir: str, limits: Environments) -> Iterator[Finding]:
         ("inodes", status.f_files, status.f_favail),
     ):
         if total:  # some file systems don't count inodes
-            yield share_free(what, free / total, limits)
+            yield store_share_free(what, free / total, limits)
 
 
-def share_free(what: str, share: float, limits: Environments) -> Finding:
+def store_share_free(what: str, share: float, limits: Environments) -> Finding:
     """What it means that this share of the store's file system is free."""
-    text = f"{share:.0%} of its {what} are free"
-    if share < limits.min_free:
-        return fault("space", f"{text}, so nothing is pulled", "free some, or lower environments.min_free")
+    text = f"{share:.0%} of the store's {what} are free"
     if 1 - share > limits.gc_above:
-        return warning("space", f"{text}, so unused environments go early", "free some, or raise environments.gc_above")
+        return warning("space", f"{text}, and no environment leaves the node by itself yet", "free some")
     return ok("space", text)
+
+
+def layer_space(limits: Environments) -> Iterator[Finding]:
+    """Whether there is room for what containers write to their own /nix, which lies below the state directory."""
+    try:
+        status = os.statvfs(existing(limits.state_dir))
+    except OSError:
+        return  # `state_directory` has said so already
+    if status.f_blocks:
+        yield from state_share_free(status.f_bavail / status.f_blocks, limits)
+
+
+def state_share_free(share: float, limits: Environments) -> Iterator[Finding]:
+    """What it means that this share of the state directory's file system is free; nothing where it is enough."""
+    if share < limits.min_free:
+        yield warning(
+            "space",
+            f"{share:.0%} of the bytes at {limits.state_dir} are free, so pods that ask for a writable /nix wait",
+            "free some, or lower environments.min_free",
+        )
 
 
 def existing(path: str) -> str:
@@ -263,6 +296,7 @@ def everything(config: Config, containerd_path: str, cli_path: str) -> Iterator[
     yield from untested(Traces())
     if Source.FLOXHUB in config.environments.source:
         yield flox_cli(config.flox.executable, dict(config.flox.environment).get("PATH", cli_path))
+        yield from flox_user(config.flox.user)
     if Source.DIRECTORY in config.environments.source:
         yield environment_directory(config.environments.directory)
     yield store(config.nix)
@@ -270,3 +304,4 @@ def everything(config: Config, containerd_path: str, cli_path: str) -> Iterator[
     yield view_directory(config.nix)
     yield state_directory(config.environments.state_dir)
     yield from space(config.nix.store_dir, config.environments)
+    yield from layer_space(config.environments)

@@ -101,6 +101,8 @@ def _brief(value: object) -> str:
     return written if len(written) <= 80 else written[:77] + "..."
 
 
+_LONGEST_SOCKET_PATH = 107  # bytes; in unix(7), sun_path has 108 with the NUL at its end
+
 # Parsers. Each takes a value as `tomllib` gives it.
 
 
@@ -143,6 +145,11 @@ def _path(value: object) -> str:
     text = _text(value)
     # normpath keeps two slashes at the front.
     return "/" + os.path.normpath(text).lstrip("/") if text.startswith("/") else _unfit()
+
+
+def _socket_path(value: object) -> str:
+    path = _path(value)
+    return path if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH else _unfit()
 
 
 def _optional_path(value: object) -> str | None:
@@ -200,6 +207,7 @@ SWITCH = Kind("true or false", _switch)
 COUNT = Kind("a whole number from 1 to 1000", _count)
 SHARE = Kind("a number from 0 to 1", _share)
 PATH = Kind("an absolute path", _path)
+SOCKET_PATH = Kind(f"an absolute path of at most {_LONGEST_SOCKET_PATH} bytes", _socket_path)
 OPTIONAL_PATH = Kind('an absolute path, or ""', _optional_path)
 FILE_NAME = Kind("the name of a file, without a directory", _matching(r"(?!\.\.?$)[^/]+"))
 EXECUTABLE = Kind("the name of a program, or its absolute path", _executable)

@@ -77,11 +77,16 @@ _OWNER_NAME_PATTERNS = kinds.listing('a list of patterns such as "acme/*"', _own
 _CLI_ENVIRONMENT = Kind("a table of strings", _cli_environment, shown=False)
 
 
+# What is open says so where it is described.
+_NOT_YET = "Not yet: this version does nothing with it."
+_NO_EVICTION = "Not yet: nothing leaves the node."
+
+
 @dataclass(frozen=True, slots=True)
 class Nri:
     """The connection to the container runtime."""
 
-    socket_path: str = key(kinds.PATH, "/var/run/nri/nri.sock", "The runtime's NRI socket.")
+    socket_path: str = key(kinds.SOCKET_PATH, "/var/run/nri/nri.sock", "The runtime's NRI socket.")
     plugin_name: str = key(kinds.NAME, "flox", "The name under which the plugin registers.")
     plugin_index: str = key(
         kinds.TWO_DIGITS,
@@ -124,10 +129,10 @@ class Environments:
     )
     state_dir: str = key(kinds.PATH, "/var/lib/nri-flox", "What the service remembers between restarts.")
     wait_budget: float = key(
-        kinds.SOME_DURATION,
+        kinds.DURATION,
         "1s",
         "Longest time a CreateContainer may wait for an environment, or for the check that it is the latest; "
-        "never more than half of the runtime's request timeout.",
+        "never more than half of the runtime's request timeout. `0s`: answers come at once.",
     )
     wait_share: float = key(
         kinds.SHARE,
@@ -139,25 +144,36 @@ class Environments:
         kinds.DURATION, "10s", "A check that began this recently also serves a pod that comes later."
     )
     pull_timeout: float = key(kinds.SOME_DURATION, "10m", "A pull that takes longer has failed.")
-    max_parallel_pulls: int = key(kinds.COUNT, 2, "Pulls at the same time, shared fairly between namespaces.")
+    max_parallel_pulls: int = key(
+        kinds.COUNT, 2, "Pulls at the same time. Not yet: shared fairly between namespaces; the first to ask is first."
+    )
     prefetch: bool = key(kinds.SWITCH, True, "Start pulling when the pod's sandbox is created.")
-    preload: tuple[Reference, ...] = key(_REFERENCES, [], "Environments that are pulled at start and never evicted.")
+    preload: tuple[Reference, ...] = key(
+        _REFERENCES, [], f"Environments that are pulled at start and never evicted. {_NOT_YET}"
+    )
     on_pull_error: OnPullError = key(
         kinds.choice(OnPullError),
         "use-cached",
         "What pull policy `Always` does when FloxHub can't be reached and a generation is on the node.",
     )
-    keep_unused: float = key(kinds.DURATION, "72h", "How long an environment stays that no container uses.")
+    keep_unused: float = key(
+        kinds.DURATION, "72h", f"How long an environment stays that no container uses. {_NO_EVICTION}"
+    )
     gc_above: float = key(
         kinds.SHARE,
         0.85,
         "Share in use of the store's file system, of bytes or inodes, above which unused environments go, "
-        "oldest first.",
+        f"oldest first. {_NO_EVICTION} `nri-flox check` warns.",
     )
-    gc_until: float = key(kinds.SHARE, 0.75, "Share in use at which that stops.")
-    min_free: float = key(kinds.SHARE, 0.05, "Share free below which nothing is pulled.")
-    max_size: int = key(kinds.SIZE, "20GiB", "An environment with a larger closure is refused.")
-    pull_memory_max: int = key(kinds.SIZE, "2GiB", "Memory for each pull, where cgroups can limit it.")
+    gc_until: float = key(kinds.SHARE, 0.75, f"Share in use at which that stops. {_NO_EVICTION}")
+    min_free: float = key(
+        kinds.SHARE,
+        0.05,
+        "Share free below which nothing is pulled, and no container gets a writable `/nix`. Not yet: pulls; "
+        "so far only writable `/nix`, by what is free below `state_dir`.",
+    )
+    max_size: int = key(kinds.SIZE, "20GiB", f"An environment with a larger closure is refused. {_NOT_YET}")
+    pull_memory_max: int = key(kinds.SIZE, "2GiB", f"Memory for each pull, where cgroups can limit it. {_NOT_YET}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +265,7 @@ class Telemetry:
     sentry_dsn: str = key(
         kinds.SECRET,
         "",
-        "Where crashes are reported; empty: nowhere, and Sentry is never loaded.",
+        f"Where crashes are reported; empty: nowhere. {_NOT_YET}",
         quiet=True,
     )
 
@@ -266,8 +282,8 @@ class Log:
 class Metrics:
     """Prometheus metrics."""
 
-    listen: Address | None = key(kinds.ADDRESS, "", "Serve them over HTTP at this address.")
-    textfile: str | None = key(kinds.OPTIONAL_PATH, "", "Write them to this file, for node_exporter.")
+    listen: Address | None = key(kinds.ADDRESS, "", f"Serve them over HTTP at this address. {_NOT_YET}")
+    textfile: str | None = key(kinds.OPTIONAL_PATH, "", f"Write them to this file, for node_exporter. {_NOT_YET}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,9 @@ class Supply:
             width=config.environments.max_parallel_pulls,
             on_error=on_error,
         )
+        # Most containers run as root, or on a runtime that doesn't say as whom; theirs are there before they are needed.
+        for user in (None, User(0, 0, ())):
+            self.prepare_accounts(user)
 
     def ask(self, request: Request) -> None:
         """Have an environment realised; the catalogue tells when it is."""

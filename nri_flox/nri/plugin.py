@@ -122,11 +122,14 @@ class Launch:
     connection: socket
 
 
+class LaunchError(ValueError):
+    """The environment names something that is no socket; the text says what."""
+
+
 def launch_from(environ: Mapping[str, str]) -> Launch | None:
     """Return how a runtime launched this process, or None when it did not.
 
-    The inherited socket is taken over once, and no child process inherits it again. Raises ValueError when
-    the environment names something that is no socket.
+    The inherited socket is taken over once, and no child process inherits it again. Raises LaunchError.
     """
     if "NRI_PLUGIN_SOCKET" not in environ:
         return None
@@ -136,8 +139,8 @@ def launch_from(environ: Mapping[str, str]) -> Launch | None:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             raise ValueError
         connection = socket(fileno=descriptor)
-    except (ValueError, OSError):
-        raise ValueError(f"NRI_PLUGIN_SOCKET={text} is not the number of an open socket") from None
+    except (ValueError, OverflowError, OSError):
+        raise LaunchError(f"NRI_PLUGIN_SOCKET={text} is not the number of an open socket") from None
     connection.set_inheritable(False)
     return Launch(environ.get("NRI_PLUGIN_NAME", ""), environ.get("NRI_PLUGIN_IDX", ""), connection)
 
