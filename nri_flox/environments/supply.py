@@ -59,7 +59,7 @@ class Supply:
             width=config.environments.max_parallel_pulls,
             on_error=on_error,
         )
-        # Most containers run as root, or on a runtime that doesn't say as whom; theirs are there before they are needed.
+        # Most containers run as root, or on a runtime that doesn't say as whom: these are there before they are needed.
         for user in (None, User(0, 0, ())):
             self.prepare_accounts(user)
 

@@ -126,7 +126,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, kind: str, m
     began = time.monotonic()
     with pytest.raises(NoToken, match="not a regular file"):
         read(str(volume))
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2
 
 
 def test_a_token_has_no_text_form() -> None:
