@@ -120,7 +120,7 @@ def test_a_config_can_be_a_key_and_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("250ms", 0.25), ("2s", 2), ("10m", 600), ("72h", 259200), ("1m30s", 90), ("0.5s", 0.5)],
+    [("0s", 0), ("250ms", 0.25), ("2s", 2), ("10m", 600), ("72h", 259200), ("1m30s", 90), ("0.5s", 0.5)],
 )
 def test_durations_become_seconds(text: str, seconds: float) -> None:
     assert load(None, f'[environments]\nwait_budget = "{text}"').environments.wait_budget == seconds
@@ -183,6 +183,11 @@ def test_addresses_are_split(text: str, address: Address | None) -> None:
     assert load(None, f'[metrics]\nlisten = "{text}"').metrics.listen == address
 
 
+def test_the_longest_path_of_a_socket_is_taken() -> None:
+    path = "/" + "s" * 106
+    assert load(None, f'[nri]\nsocket_path = "{path}"').nri.socket_path == path
+
+
 def test_paths_are_normalised() -> None:
     assert load(None, '[nix]\nstore_dir = "//srv//nix/store/"').nix.store_dir == "/srv/nix/store"
 
@@ -217,17 +222,19 @@ def test_a_key_of_a_policy_rule_is_named_with_the_number_of_the_rule() -> None:
     [
         ("nri.plugin_index", "50", 'two digits in quotes, such as "50", not 50'),
         ("nri.plugin_index", '"5"', 'two digits in quotes, such as "50", not "5"'),
-        ("nri.socket_path", '"nri.sock"', 'an absolute path, not "nri.sock"'),
-        ("nri.socket_path", "true", "an absolute path, not true"),
+        ("nri.socket_path", '"nri.sock"', 'an absolute path of at most 107 bytes, not "nri.sock"'),
+        ("nri.socket_path", "true", "an absolute path of at most 107 bytes, not true"),
         ("runtime.handlers", '"flox"', 'a list of names, not "flox"'),
         ("runtime.handlers", "[1]", "a list of names, not [1]"),
         ("runtime.require_handler", "1", "true or false, not 1"),
         ("environments.source", "[]", '"floxhub" or "directory", or a list of them, not []'),
         ("environments.source", '"hub"', '"floxhub" or "directory", or a list of them, not "hub"'),
-        ("environments.wait_budget", "1", 'a duration above zero, such as "250ms"'),
-        ("environments.wait_budget", '"0s"', 'a duration above zero, such as "250ms"'),
-        ("environments.wait_budget", '"1 s"', 'a duration above zero, such as "250ms"'),
-        ("environments.wait_budget", '"-1s"', 'a duration above zero, such as "250ms"'),
+        ("nri.socket_path", f'"/{"s" * 107}"', "an absolute path of at most 107 bytes, not"),
+        ("nri.socket_path", f'"/{"é" * 54}"', "an absolute path of at most 107 bytes, not"),
+        ("environments.wait_budget", "1", 'a duration such as "250ms"'),
+        ("environments.wait_budget", '"1 s"', 'a duration such as "250ms"'),
+        ("environments.wait_budget", '"-1s"', 'a duration such as "250ms"'),
+        ("environments.pull_timeout", '"0s"', 'a duration above zero, such as "250ms"'),
         ("environments.wait_share", "1.1", "a number from 0 to 1, not 1.1"),
         ("environments.wait_share", "true", "a number from 0 to 1, not true"),
         ("environments.wait_share", "nan", "a number from 0 to 1, not nan"),

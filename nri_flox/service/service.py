@@ -49,7 +49,7 @@ from nri_flox.ttrpc.status import Code, StatusError
 
 # What the config describes and this version does not do yet; who sets it is told.
 _WITHOUT_EFFECT = {
-    "environments": ("preload", "keep_unused", "gc_above", "gc_until", "min_free", "max_size", "pull_memory_max"),
+    "environments": ("preload", "keep_unused", "gc_above", "gc_until", "max_size", "pull_memory_max"),
     "telemetry": ("sentry_dsn",),
     "metrics": ("listen", "textfile"),
 }

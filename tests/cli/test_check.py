@@ -16,7 +16,7 @@ from nri_flox.cli import probes
 from nri_flox.cli.containerd_pb2 import Plugin, PluginsRequest, PluginsResponse, Status, VersionRequest, VersionResponse
 from nri_flox.cli.findings import Finding, Level, as_json, as_text, fault, ok, warning
 from nri_flox.cli.main import main
-from nri_flox.config import Environments, Nix, Source
+from nri_flox.config import Config, Environments, Flox, Nix, Source
 
 REMEDY = "do something"
 
@@ -149,7 +149,7 @@ def test_the_flox_cli_is_found_on_the_path_and_says_its_version(tmp_path: Path) 
 
 
 def test_the_flox_cli_gets_a_home_of_its_own_and_sends_no_metrics(tmp_path: Path) -> None:
-    program(tmp_path / "flox", 'echo "$HOME $FLOX_DISABLE_METRICS $SECRET"')
+    program(tmp_path / "flox", 'echo "1.14.1 $HOME $FLOX_DISABLE_METRICS $SECRET"')
     text = probes.flox_cli(str(tmp_path / "flox"), "/bin").text
     assert os.environ.get("HOME", "unset") not in text.split()
     assert text.endswith("true")
@@ -165,6 +165,29 @@ def test_a_flox_cli_that_does_not_work_is_a_fault(
     program(tmp_path / "flox", script)
     found = probes.flox_cli("flox", f"{tmp_path}:/usr/bin:/bin")
     assert (found.level, said in found.text) == (Level.FAULT, True), found
+
+
+@pytest.mark.parametrize("said", ["", "true (GNU coreutils) 9.1", "Python 3.11.2", "ok"])
+def test_a_program_with_a_version_that_is_not_floxs_is_a_fault(tmp_path: Path, said: str) -> None:
+    program(tmp_path / "flox", f"echo '{said}'")
+    found = probes.flox_cli("flox", str(tmp_path))
+    assert (found.level, "flox.executable" in found.remedy) == (Level.FAULT, True), found
+
+
+@pytest.mark.parametrize(("user", "levels"), [("", []), ("root", []), ("nosuch", [Level.FAULT])])
+def test_a_user_for_the_flox_cli_must_be_there(user: str, levels: list[Level]) -> None:
+    found = list(probes.flox_user(user))
+    assert [each.level for each in found] == levels
+    assert all(user in each.text and "flox.user" in each.remedy for each in found)
+
+
+def test_the_user_of_the_flox_cli_matters_only_where_the_cli_is_used(nix: Nix, tmp_path: Path) -> None:
+    for source, told in ((Source.FLOXHUB, True), (Source.DIRECTORY, False)):
+        config = Config(
+            environments=Environments(source=(source,), directory=str(tmp_path)), flox=Flox(user="nosuch"), nix=nix
+        )
+        found = probes.everything(config, str(tmp_path / "none"), str(tmp_path))
+        assert any("nosuch" in each.text for each in found) is told
 
 
 def test_a_missing_flox_cli_is_a_fault(tmp_path: Path) -> None:
@@ -216,10 +239,16 @@ def test_a_state_directory_below_a_file_is_a_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("free", "level"), [(0.5, Level.OK), (0.16, Level.OK), (0.1, Level.WARNING), (0.04, Level.FAULT)]
+    ("free", "level"), [(0.5, Level.OK), (0.16, Level.OK), (0.1, Level.WARNING), (0.04, Level.WARNING)]
 )
-def test_room_is_judged_by_the_limits_of_the_config(free: float, level: Level) -> None:
-    assert probes.share_free("bytes", free, Environments()).level is level
+def test_room_in_the_store_is_judged_by_the_limits_of_the_config(free: float, level: Level) -> None:
+    assert probes.store_share_free("bytes", free, Environments()).level is level
+
+
+def test_too_little_room_for_writable_layers_is_a_warning() -> None:
+    assert not list(probes.state_share_free(0.06, Environments()))
+    (found,) = probes.state_share_free(0.04, Environments())
+    assert (found.level, "writable /nix" in found.text) == (Level.WARNING, True)
 
 
 def test_an_empty_directory_of_environments_is_a_warning(tmp_path: Path) -> None:
@@ -305,5 +334,13 @@ def test_a_wrong_config_ends_with_status_2_and_is_the_only_finding(
     config = tmp_path / "config.toml"
     config.write_text("[nri]\nsocket = 1")
     assert main(["check", "--config", str(config)]) == 2
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"fault    config        {config}: nri.socket: there is no such key")
+    shown = capsys.readouterr()
+    (line,) = shown.out.splitlines()
+    problem = f"{config}: nri.socket: there is no such key"
+    assert line.startswith(f"fault    config        {problem}")
+    assert shown.err.startswith(f"nri-flox: {problem}")
+    assert shown.err.count("\n") == 1
+    assert main(["check", "--config", str(config), "--output", "json"]) == 2
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["ready"] is False
+    assert shown.err.startswith(f"nri-flox: {problem}")

@@ -52,7 +52,9 @@ def test_help_shows_examples_and_exit_statuses() -> None:
         assert part in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [["chek"], [], ["run", "--confg", "x"], ["check", "--output", "xml"]])
+@pytest.mark.parametrize(
+    "arguments", [["chek"], [], ["run", "--confg", "x"], ["check", "--output", "xml"], ["demo", "--runtime", ""]]
+)
 def test_wrong_usage_is_one_line_and_status_2(arguments: list[str]) -> None:
     done = nri_flox(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
@@ -63,6 +65,18 @@ def test_wrong_usage_is_one_line_and_status_2(arguments: list[str]) -> None:
 def test_a_missing_config_is_one_line_and_status_2() -> None:
     done = nri_flox("run", "--config", "/nowhere.toml")
     assert (done.returncode, done.stderr) == (2, "nri-flox: /nowhere.toml: there is no such file\n")
+
+
+def test_a_demo_on_what_is_no_release_says_what_is_one() -> None:
+    done = nri_flox("demo", "--runtime=")
+    assert "--runtime: must be a release of containerd such as 1.7 or 2.1, not ''" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["abc", "99999999999999999999"])
+def test_a_launch_without_a_socket_is_one_clear_line(number: str) -> None:
+    done = nri_flox(NRI_PLUGIN_SOCKET=number)
+    said = f"nri-flox: NRI_PLUGIN_SOCKET={number} is not the number of an open socket\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_debug_shows_where_an_error_comes_from() -> None:

@@ -38,6 +38,17 @@ def word(value: str) -> object:
         ('"a\\\nb"', ("a", "b")),
         ('"5 $ and $/"', ("5 ", "$", " and ", "$", "/")),
         ("a'b'\"c\"", ("a", "b", "c")),
+        ("a=b", ("a=b",)),
+        ("--x=y,z", ("--x=y,z",)),
+        ("*.[ch]?!^", ("*.[ch]?!^",)),
+        ("#1", ("#1",)),
+        ("a#b", ("a#b",)),
+        ("a # b 'c", ("a",)),
+        ("\t# b", ()),
+        ("${A:-b}", (Expansion("A", ":-", ("b",)),)),
+        ("${A:+b c}d", (Expansion("A", ":+", ("b c",)), "d")),
+        ("${A:-'b}'\"c}\"}", (Expansion("A", ":-", ("b}", "c}")),)),
+        ("${A:-${B:-$C}}", (Expansion("A", ":-", (Expansion("B", ":-", (Expansion("C"),)),)),)),
     ],
 )
 def test_a_value_is_read_as_bash_reads_it(value: str, parsed: object) -> None:
@@ -62,7 +73,13 @@ def test_a_value_is_read_as_bash_reads_it(value: str, parsed: object) -> None:
         ('"${#A}"', "a parameter expansion of another kind"),
         ('"${!A}"', "a parameter expansion of another kind"),
         ('"${1}"', "a parameter expansion of another kind"),
-        ("${A:-b}", "a parameter expansion of another kind"),
+        ("${A-b}", "a parameter expansion of another kind"),
+        ("${A:-~/b}", "a tilde outside quotes"),
+        ("${A:-{b}}", "a brace outside quotes"),
+        ("${A:-b\\c}", "a backslash outside quotes"),
+        ("${A:-<(id)}", "a redirection"),
+        ("${A:-$(id)}", "a command substitution"),
+        ("${A:-b", "an expansion without end"),
         ('"$1"', "a special parameter"),
         ('"$$"', "a special parameter"),
         ('"$?"', "a special parameter"),
@@ -74,14 +91,18 @@ def test_a_value_is_read_as_bash_reads_it(value: str, parsed: object) -> None:
         ("~/a", "a tilde outside quotes"),
         ("a:~", "a tilde outside quotes"),
         ("a\\ b", "a backslash outside quotes"),
-        ("*", "something else"),
-        ("{a,b}", "something else"),
-        ("(a b)", "something else"),
-        ("a b", "something else"),
-        ("a; id", "something else"),
+        ("a=~", "a tilde outside quotes"),
+        ("{a,b}", "a brace outside quotes"),
+        ("(a b)", "a parenthesis outside quotes"),
+        ("*(a)", "a parenthesis outside quotes"),
+        ("a -n", "something else"),
+        ("a; id", "a second command on a line"),
         ("a & id", "something else"),
         ("a > /tmp/file", "something else"),
-        ("a #", "something else"),
+        ("a>/tmp/file", "a redirection"),
+        ("\u00e9", "something else than a plain assignment"),
+        ("a B=$NAME", "NAME, set and used on one line,"),
+        ("a B=1 C=${D:-$B}", "B, set and used on one line,"),
         ('"a', "a quote without end"),
         ('"${A:-b"', "a quote"),
         ("'a", "a single quote"),
@@ -99,7 +120,7 @@ def test_a_value_is_read_as_bash_reads_it(value: str, parsed: object) -> None:
 )
 def test_a_value_that_needs_more_than_that_is_refused(value: str, construct: str) -> None:
     with pytest.raises(UnsupportedError, match=f"^line 1: {construct}"):
-        word(value)
+        list(parse(f"export NAME={value}\n"))
 
 
 @pytest.mark.parametrize(
@@ -112,8 +133,12 @@ def test_a_value_that_needs_more_than_that_is_refused(value: str, construct: str
         "export A[0]=b",
         "export 1A=b",
         "export A =b",
-        "export A= b",
-        "export A=b B=c",
+        "export A=b B=(c)",
+        "export A=b -n C",
+        "export A=b#c FLOX_ENV=/elsewhere",
+        "export A FLOX_ENV",
+        "export A#c",
+        "A=b B=c",
         "declare -x A=b",
         "readonly A=b",
         "unset A",
@@ -158,6 +183,25 @@ def test_assignments_may_be_exported_later() -> None:
         Statement("A", None, exported=True),
         Statement("B", None, exported=True),
     ]
+
+
+def test_one_line_may_export_several() -> None:
+    assert list(parse("export A=1\tB='2 3' C D=$C # why\nexport E=$A")) == [
+        Statement("A", ("1",), exported=True),
+        Statement("B", ("2 3",), exported=True),
+        Statement("C", None, exported=True),
+        Statement("D", (Expansion("C"),), exported=True),
+        Statement("E", (Expansion("A"),), exported=True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "construct"),
+    [("A+=b", "appending to a variable"), ("A[0]=b", "an element of an array"), ("id", "a command")],
+)
+def test_a_refusal_says_what_it_is(line: str, construct: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"^line 1: {construct} needs a shell$"):
+        list(parse(line))
 
 
 def test_the_last_line_needs_no_end() -> None:
