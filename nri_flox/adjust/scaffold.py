@@ -40,9 +40,10 @@ class Known(Protocol):
 
 def furnished(decision: Adjust, container: Container, known: Known, config: Config) -> Adjust | NotReady:
     """The decision, with a scaffold where the container's image is one of `activation.scaffold_images`."""
-    if not is_bare(container.annotations.get(IMAGE_NAME, ""), config.activation.scaffold_images):
+    needed = accounts_for(container, config)
+    if needed is None:
         return decision
-    user = user_of(container)
+    (user,) = needed
     accounts = known.accounts(user)
     if accounts is None:
         text = "is here, and the accounts of its user are being written; the container is created when they are"
@@ -67,6 +68,13 @@ def _with_scaffold(decision: Adjust, accounts: str, places: tuple[str, ...]) -> 
         for place in places
     ]
     return replace(decision, mounts=(*decision.mounts, *mounts))
+
+
+def accounts_for(container: Container, config: Config) -> tuple[User | None] | None:
+    """The one user whose accounts a container of a bare image needs, who may be unknown; None for other images."""
+    if not is_bare(container.annotations.get(IMAGE_NAME, ""), config.activation.scaffold_images):
+        return None
+    return (user_of(container),)
 
 
 def user_of(container: Container) -> User | None:

@@ -117,3 +117,11 @@ def reconnecting(node: Node) -> Iterator[None]:
 def host_mounts(node: Node) -> int:
     """How many mounts the node has; others of the machine, such as those of another node, are left out."""
     return sum(str(node.directory) in line for line in Path("/proc/self/mountinfo").read_text().splitlines())
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Waits for it; fails when it has not come true after some seconds."""
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 from nri_flox.demo.cri import Mount
 from nri_flox.demo.node import Container, Node, Pod
 from tests.node.conftest import MakeNode
-from tests.node.sample import Published, events, host_mounts, publish, refusal
+from tests.node.sample import Published, events, host_mounts, publish, refusal, until
 from tests.standins import nixstore
 
 pytestmark = pytest.mark.skipif(not nixstore.available(), reason="no Nix on this machine")
@@ -53,13 +51,6 @@ def with_nix(pod: Pod, user: int = 0) -> Container:
 
 def layers(node: Node) -> set[Path]:
     return set((node.state_dir / "mutable/layers").glob("*"))
-
-
-def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("user", [0, 1000])
