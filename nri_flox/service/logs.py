@@ -29,9 +29,10 @@ QUEUE_LENGTH = 2048
 LONGEST_VALUE = 2048
 LONGEST_TRACEBACK = 16384
 
-# Between two events. Requests come in bursts, and rendering the last ones' events without pause would fight the next
-# for the interpreter; a queue that fills up is emptied without it.
-_PAUSE = 0.001  # seconds
+# How long events gather before they are written. Requests come in bursts, and rendering the last one's event would
+# fight the next for the interpreter.
+_GATHER = 0.02  # seconds
+_TOGETHER = 256  # lines of one write
 
 
 @contextmanager
@@ -111,20 +112,26 @@ class Outlet:
 
     def _write_all(self) -> None:
         closed = False
-        # What an item logs while it is called comes into the queue behind it, also at the end.
         while not closed or not self._queue.empty():
             item = self._queue.get()
-            if item is None:
-                closed = True
-            elif callable(item):
-                item()
-            else:
-                self._write(self._line(item))
+            sleep(_GATHER)
+            lines: list[str] = []
+            # What an item logs while it is called comes into the queue behind it, also at the end.
+            while True:
+                if item is None:
+                    closed = True
+                elif callable(item):
+                    item()
+                else:
+                    lines.append(self._line(item))
+                if self._queue.empty() or len(lines) == _TOGETHER:
+                    break
+                item = self._queue.get()
             del item  # it may refer to a message of megabytes, and the next one can be long in coming
             if self._lost:
-                self._write(self._line(self._losses()))
-            if not closed and self._queue.qsize() < QUEUE_LENGTH // 2:
-                sleep(_PAUSE)
+                lines.append(self._line(self._losses()))
+            # All in one: each write gives the interpreter away and has to fight for it again.
+            self._write("".join(lines))
 
     def _losses(self) -> dict[str, Any]:
         with self._lost_lock:

@@ -59,7 +59,7 @@ _WITHOUT_EFFECT = {
 _MARGIN = 0.02  # seconds
 
 # A worker in the middle of Python code keeps the interpreter for this long at most before a request gets it.
-_SWITCH_INTERVAL = 0.0001  # seconds
+_SWITCH_INTERVAL = 0.0005  # seconds
 
 # Until it has configured the plugin, a runtime is taken for the oldest.
 _UNKNOWN = Capabilities.of("", "")
