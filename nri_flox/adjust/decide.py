@@ -7,13 +7,12 @@ can't do next, what FloxHub says last.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from nri_flox.adjust import texts
+from nri_flox.adjust import mutable, scaffold, texts
 from nri_flox.adjust.decision import (
     Adjust,
     Decision,
@@ -25,11 +24,9 @@ from nri_flox.adjust.decision import (
     Skipped,
     Untouched,
 )
-from nri_flox.adjust.mutable import mutable, not_mutable
+from nri_flox.adjust.mounts import place
 from nri_flox.adjust.policy import forbidden
-from nri_flox.adjust.scaffold import furnished
 from nri_flox.config import Config, OnPullError
-from nri_flox.flox.accounts import User
 from nri_flox.flox.activation import DEFAULT_PATH, NeedsShell, StaticPlan
 from nri_flox.flox.annotations import (
     ENVIRONMENT,
@@ -43,9 +40,8 @@ from nri_flox.flox.annotations import (
     wish,
     wishes,
 )
-from nri_flox.flox.environment import Environment, Failure, Fault, Layer, PodRecord, Standing, Want
+from nri_flox.flox.environment import Environment, Fault, PodRecord, Standing, Want
 from nri_flox.flox.scripts import MAIN, SCRIPTS, STAND_INS, NoScripts, first_script
-from nri_flox.flox.store import StorePath
 from nri_flox.flox.token import Lent, TokenMount, Tokens, Unusable, choose
 from nri_flox.flox.wording import clean, quote
 from nri_flox.nri.capabilities import Capabilities
@@ -63,16 +59,12 @@ _LONGEST_REMEMBERED = 16 * 1024
 _PASSING = frozenset({Fault.UNREACHABLE, Fault.NO_SPACE})
 
 
-class Known(Protocol):
+class Known(scaffold.Known, mutable.Known, Protocol):
     """What the node knows, read without waiting."""
 
     def standing(self, want: Want) -> Standing: ...
 
     def pod(self, sandbox_id: str) -> PodRecord | None: ...
-
-    def accounts(self, user: User | None) -> str | None: ...
-
-    def layer(self, path: StorePath) -> Layer | Failure | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +119,13 @@ def _handler_refusal(pod: PodSandbox, config: Config) -> str | None:
 def _refusal(pod: PodSandbox, container: Container, wished: Wish, config: Config) -> str | None:
     if why := forbidden(config.policy, pod.namespace, wished):
         return f"can't be had: the policy of this node does not allow it: {clean(why)}"
-    for destination in [mount.destination for mount in container.mounts if "nix" in mount.destination]:
-        place = posixpath.normpath("/" + destination.lstrip("/"))
-        if place == NIX or place.startswith(NIX + "/"):
+    for at in [place(mount.destination) for mount in container.mounts if "nix" in mount.destination]:
+        if at == NIX or at.startswith(NIX + "/"):
             return (
-                f"can't be had: the pod mounts something of its own at {quote(place)}, and {NIX} is where the "
+                f"can't be had: the pod mounts something of its own at {quote(at)}, and {NIX} is where the "
                 "environment goes; mount it elsewhere, or name the container in flox.dev/skip-containers"
             )
-    if wished.nix_mutable and (why := not_mutable(pod, container)):
+    if wished.nix_mutable and (why := mutable.not_mutable(pod, container)):
         return f"can't be had: {why}"
     return None
 
@@ -249,10 +240,10 @@ def _adjusted(
     """What becomes of the container once its environment is settled."""
     decision = _activate(question, wished, want, environment, config, runtime)
     if isinstance(decision, Adjust):
-        decision = furnished(decision, question.container, known, config)
+        decision = scaffold.furnished(decision, question.container, known, config)
     if isinstance(decision, Adjust) and wished.nix_mutable:
         since = question.arrived - config.environments.fresh_for
-        decision = mutable(decision, question.container, known, since)
+        decision = mutable.mutable(decision, question.container, known, since)
     return decision
 
 

@@ -11,17 +11,17 @@ from functools import lru_cache
 
 from nri_flox import __version__
 from nri_flox.adjust.decision import Adjust, Shell
+from nri_flox.adjust.mounts import read_only, scratch
 from nri_flox.flox.activation import FLOX_ENV_CACHE, StaticPlan
 from nri_flox.flox.environment import Environment
 from nri_flox.flox.reference import Reference
 from nri_flox.flox.scripts import MAIN, SCRIPTS, STATE
+from nri_flox.flox.store import STORE_DIR
 from nri_flox.nri.nri_pb2 import ContainerAdjustment, CreateContainerResponse, KeyValue, Mount
 
 RESOLVED_ENVIRONMENT = "flox.dev/resolved-environment"
 STORE_PATH = "flox.dev/store-path"
 PLUGIN_VERSION = "flox.dev/plugin-version"
-
-STORE = "/nix/store"
 
 # The serialised response that changes nothing.
 UNCHANGED = b""
@@ -41,7 +41,7 @@ def _static(decision: Adjust) -> bytes:
 def _by_shell(decision: Adjust, shell: Shell) -> bytes:
     mounts = [*decision.mounts]
     if shell.stand_in is not None:
-        mounts.append(_read_only(f"{shell.scripts}/{shell.stand_in}", f"{MAIN}/{shell.command}"))
+        mounts.append(read_only(f"{shell.scripts}/{shell.stand_in}", f"{MAIN}/{shell.command}"))
     constant = _constant_by_shell(
         decision.environment, decision.want.reference, shell.scripts, shell.outside, store=decision.layer is None
     )
@@ -60,7 +60,7 @@ def _constant_by_shell(
 ) -> bytes:
     plan = environment.plan
     part = plan if isinstance(plan, StaticPlan) else plan.part
-    mounts = [_read_only(scripts, SCRIPTS), _scratch(STATE, "noexec")]
+    mounts = [read_only(scripts, SCRIPTS), scratch(STATE, "noexec")]
     return _constant(environment, asked, () if outside else part.preset_constants, mounts, store=store)
 
 
@@ -76,9 +76,9 @@ def _constant(
     return _response(
         ContainerAdjustment(
             mounts=[
-                *([_read_only(environment.view, STORE)] if store else []),
+                *([read_only(environment.view, STORE_DIR)] if store else []),
                 # Programs are run from there (Python's virtual environments live in it), so it is not `noexec`.
-                _scratch(FLOX_ENV_CACHE),
+                scratch(FLOX_ENV_CACHE),
                 *mounts,
             ],
             env=_env(constants),
@@ -97,16 +97,3 @@ def _response(adjustment: ContainerAdjustment) -> bytes:
 
 def _env(variables: Iterable[tuple[str, str]]) -> list[KeyValue]:
     return [KeyValue(key=name, value=value) for name, value in variables]
-
-
-def _read_only(source: str, destination: str) -> Mount:
-    return Mount(
-        destination=destination, type="bind", source=source, options=["bind", "ro", "nosuid", "nodev", "rprivate"]
-    )
-
-
-def _scratch(destination: str, *options: str) -> Mount:
-    """A directory of the container's own, which its user can write whoever it is, and gone with it."""
-    return Mount(
-        destination=destination, type="tmpfs", source="tmpfs", options=["mode=1777", "nosuid", "nodev", *options]
-    )

@@ -7,7 +7,6 @@ would be made in that volume.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -15,10 +14,11 @@ from typing import Protocol
 
 from nri_flox.adjust import texts
 from nri_flox.adjust.decision import Accounts, Adjust, NotReady
+from nri_flox.adjust.mounts import place, read_only, scratch
 from nri_flox.config import Config
 from nri_flox.flox.accounts import User
 from nri_flox.flox.annotations import listed
-from nri_flox.nri.nri_pb2 import Container, Mount
+from nri_flox.nri.nri_pb2 import Container
 
 # Under this, containerd says which image a container has (facts of its versions are in docs/scaffold-and-mutable.md).
 IMAGE_NAME = "io.kubernetes.cri.image-name"
@@ -28,7 +28,6 @@ _MAX_GIDS = 16
 
 _TMP = "/tmp"  # noqa: S108 - the container's
 _PLACES = (_TMP, "/etc/passwd", "/etc/group")
-_READ_ONLY = ("bind", "ro", "nosuid", "nodev", "rprivate")
 
 
 class Known(Protocol):
@@ -40,17 +39,16 @@ class Known(Protocol):
 
 def furnished(decision: Adjust, container: Container, known: Known, config: Config) -> Adjust | NotReady:
     """The decision, with a scaffold where the container's image is one of `activation.scaffold_images`."""
-    needed = accounts_for(container, config)
-    if needed is None:
+    if not needs_accounts(container, config):
         return decision
-    (user,) = needed
+    user = user_of(container)
     accounts = known.accounts(user)
     if accounts is None:
         text = "is here, and the accounts of its user are being written; the container is created when they are"
         return NotReady(texts.environment(container.name, decision.want.reference, text), Accounts(user))
-    taken = {posixpath.normpath("/" + mount.destination.lstrip("/")) for mount in container.mounts}
-    places = (*_PLACES, *(place for place, _ in decision.environment.programs))
-    return _with_scaffold(decision, accounts, tuple(place for place in places if _is_free(place, taken)))
+    taken = {place(mount.destination) for mount in container.mounts}
+    wanted = (*_PLACES, *(at for at, _ in decision.environment.programs))
+    return _with_scaffold(decision, accounts, tuple(at for at in wanted if _is_free(at, taken)))
 
 
 @lru_cache(maxsize=256)
@@ -60,21 +58,15 @@ def _with_scaffold(decision: Adjust, accounts: str, places: tuple[str, ...]) -> 
     files = {
         "/etc/passwd": f"{accounts}/passwd",
         "/etc/group": f"{accounts}/group",
-        **{place: f"{view}/{file}" for place, file in decision.environment.programs},
+        **{at: f"{view}/{file}" for at, file in decision.environment.programs},
     }
-    temporary = Mount(destination=_TMP, type="tmpfs", source="tmpfs", options=["mode=1777", "nosuid", "nodev"])
-    mounts = [
-        temporary if place == _TMP else Mount(destination=place, type="bind", source=files[place], options=_READ_ONLY)
-        for place in places
-    ]
+    mounts = [scratch(at) if at == _TMP else read_only(files[at], at) for at in places]
     return replace(decision, mounts=(*decision.mounts, *mounts))
 
 
-def accounts_for(container: Container, config: Config) -> tuple[User | None] | None:
-    """The one user whose accounts a container of a bare image needs, who may be unknown; None for other images."""
-    if not is_bare(container.annotations.get(IMAGE_NAME, ""), config.activation.scaffold_images):
-        return None
-    return (user_of(container),)
+def needs_accounts(container: Container, config: Config) -> bool:
+    """Whether the container's image has none, so that those of its user have to be there."""
+    return is_bare(container.annotations.get(IMAGE_NAME, ""), config.activation.scaffold_images)
 
 
 def user_of(container: Container) -> User | None:

@@ -7,7 +7,6 @@ beside each pull, written when it was whole, is both the proof and what a restar
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -17,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from nri_flox.environments.command import Commands, Ended, identity
-from nri_flox.environments.source import REFUSALS, Found, Missing, ends_all
+from nri_flox.environments.source import REFUSALS, Found, Missing, ends_all, fault_of
 from nri_flox.flox.environment import Fault
 from nri_flox.flox.reference import Mode, Reference
 from nri_flox.flox.store import Store, StorePath
@@ -33,7 +32,6 @@ _MAX_RECORD = 64 * 1024  # bytes
 # So much of a token, or a token shorter than that, is not to be seen in any text.
 _TELLING = 12  # characters
 _XDG = ("CONFIG", "CACHE", "DATA", "STATE")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PATH = "/usr/local/bin:/usr/bin:/bin:/nix/var/nix/profiles/default/bin"
 
 # What passes from the service's env to the CLI's: where trust and proxies are said, nothing else.
@@ -132,9 +130,9 @@ class FloxHubSource:
                     _forget(os.path.join(os.path.dirname(place), generation), _RECORD)
             raise
         except OSError as error:
-            if error.errno in _FULL:
-                raise Missing(Fault.NO_SPACE, clean(str(error))) from None
-            raise Missing(Fault.BROKEN, clean(f"the Flox CLI could not be run: {error}")) from None
+            fault = fault_of(error)
+            what = "" if fault is Fault.NO_SPACE else "the Flox CLI could not be run: "
+            raise Missing(fault, clean(f"{what}{error}")) from None
         return Found(record.outputs[mode], reference.generation, began)
 
     def _pull(self, reference: Reference, place: str, lent: Lent | None, *, metrics: bool) -> _Record:

@@ -23,6 +23,7 @@ from nri_flox.environments.closure import NoClosure, closure
 from nri_flox.environments.database import copy_of_closures
 from nri_flox.environments.lane import Lane
 from nri_flox.environments.realiser import Layout
+from nri_flox.environments.source import fault_of
 from nri_flox.environments.view import ViewError, lay_out
 from nri_flox.flox.environment import Environment, Failure, Fault, Layer, Tool
 from nri_flox.flox.store import STORE_DIR, StorePath
@@ -111,8 +112,7 @@ class Layers:
         except (NoClosure, ViewError, _Failed) as error:
             fault, detail = Fault.BROKEN, str(error)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            fault, detail = Fault.NO_SPACE if full else Fault.BROKEN, str(error)
+            fault, detail = fault_of(error), str(error)
         return Failure(fault, clean(detail), "", time.monotonic())
 
     def _made(self) -> Layer:

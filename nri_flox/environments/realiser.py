@@ -7,7 +7,6 @@ closure, lays out its view, reads it and plans its activation.
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from nri_flox.environments.catalogue import Catalogue
 from nri_flox.environments.closure import NoClosure, closure
 from nri_flox.environments.lane import Lane
 from nri_flox.environments.scripts import place
-from nri_flox.environments.source import REFUSALS, Found, Missing, Source, ends_all
+from nri_flox.environments.source import REFUSALS, Found, Missing, Source, ends_all, fault_of
 from nri_flox.environments.view import ViewError, lay_out
 from nri_flox.flox.activation import plan
 from nri_flox.flox.environment import NOTHING, Environment, Failure, Fault, Standing, Want
@@ -244,8 +243,7 @@ class Realiser:
         except (NoClosure, ViewError, RenderedError) as error:
             fault, detail = Fault.BROKEN, str(error)
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            fault, detail = Fault.NO_SPACE if full else Fault.BROKEN, str(error)
+            fault, detail = fault_of(error), str(error)
         raise _Failed(Failure(fault, clean(detail), source.place, time.monotonic()))
 
 

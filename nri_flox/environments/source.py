@@ -6,6 +6,7 @@ made of it in one way for all sources (`realise`).
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,6 +35,11 @@ class Missing(Exception):
     def __init__(self, fault: Fault, detail: str) -> None:
         super().__init__(detail)
         self.fault = fault
+
+
+def fault_of(error: OSError) -> Fault:
+    """What the file system's refusal means for an environment."""
+    return Fault.NO_SPACE if error.errno in (errno.ENOSPC, errno.EDQUOT) else Fault.BROKEN
 
 
 # Definite answers: what an earlier check had allowed ends with them.

@@ -19,13 +19,15 @@ def clean(text: str, limit: int = 400) -> str:
 
 def quote(text: str, limit: int = 100) -> str:
     """At most `limit` characters of `text` in quotes, as it is: a blank or a newline too many is to be seen."""
-    shown = "".join(_shown(character) for character in text[: limit + 1])
+    shown = escape(text[: limit + 1])
     return f'"{shown}"' if len(text) <= limit else f'"{shown[:limit]}…"'
 
 
-def _shown(character: str) -> str:
-    harmless = character.isprintable() and not _CONTROL.fullmatch(character)
-    return character if harmless else character.encode("unicode_escape").decode()
+def escape(text: str) -> str:
+    """`text` with what can't be printed, control and direction characters too, as a program's source would have it."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def duration(seconds: float) -> str:

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from nri_flox.config import Log, LogFormat, LogLevel
+from nri_flox.flox.wording import escape
 
 # Events that wait for a slow stderr before the next ones are dropped: a megabyte or so.
 QUEUE_LENGTH = 2048
@@ -187,16 +188,11 @@ def _harmless(key: str, value: object) -> object:
         case _ if key == "exception":
             return _cut(str(value), LONGEST_TRACEBACK)
         case _:
-            text = _cut(str(value), LONGEST_VALUE)
-            return text if text.isprintable() else "".join(map(_printable, text))
+            return escape(_cut(str(value), LONGEST_VALUE))
 
 
 def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text)} characters)"
-
-
-def _printable(char: str) -> str:
-    return char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
 
 
 def _is_journal(descriptor: int) -> bool:

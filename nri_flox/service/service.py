@@ -32,7 +32,7 @@ from nri_flox.adjust.decision import (
 )
 from nri_flox.adjust.encode import UNCHANGED, answer
 from nri_flox.adjust.mutable import layer_of
-from nri_flox.adjust.scaffold import accounts_for
+from nri_flox.adjust.scaffold import needs_accounts, user_of
 from nri_flox.config import Config, ConfigError, Log, LogLevel, load
 from nri_flox.environments.supply import StateDir, Supply
 from nri_flox.environments.view import remove, unfinished
@@ -239,9 +239,10 @@ class Service:
             case NotReady() | Refused() if catalogue.pod(pod.id) is not None:
                 # Perhaps over a token that has been replaced since it was read: the next try is to see the new one.
                 setting.supply.look_at(pod.id, pod.uid)
-                if (user := accounts_for(question.container, setting.config)) and catalogue.accounts(*user) is None:
+                user = user_of(question.container)
+                if needs_accounts(question.container, setting.config) and catalogue.accounts(user) is None:
                     # Nor should it fail over what takes no time, because others have used up the time for waiting.
-                    setting.supply.prepare_accounts(*user)
+                    setting.supply.prepare_accounts(user)
         about = {**_of(pod), "container": question.container.name, "ms": round(seconds * 1000, 2)}
         self._outlet.later(lambda: self._tell(decision, about))
 
